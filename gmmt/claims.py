@@ -1,0 +1,130 @@
+"""The ledger: what the paper claims, how each claim can be checked, and what checking has given so far.
+
+The claims and their checks are gmmt/resources/claims.json; a verdict is never written there. It is computed, by rules that were fixed
+before anything was trained here:
+
+- a recomputed number is `recomputed` if it equals the printed one at the printed digits, else it `does not hold`;
+- a statement about printed tables `holds` if the tables say so, else it `does not hold` (this checks the paper against itself, no more);
+- a difference between two methods, as 95 % interval [low, high] of the paired difference in the claimed direction: it `holds` if low > 0;
+  it `does not hold` if high < 0, or if high is below the claimed size; else it is `undecided`;
+- what nothing here has measured yet is `not attempted`.
+"""
+
+import json
+from collections.abc import Mapping
+
+from gmmt import results
+from gmmt.data.benchmarks import ground_truth
+from gmmt.errors import SettingError
+from gmmt.files import resource
+
+VERDICTS = ("recomputed", "holds", "does not hold", "undecided", "not attempted")
+_SOURCES = {"T": "paper Table", "S": "supp Table", "F": "supp Figure"}
+
+
+def cell(reference: str) -> str:
+    """Returns a published cell as printed: "T2/LasHeR/Siamese/SR", with "@OCC" for a subset and "#s=1" for a setting.
+
+    T, S and F stand for the paper's tables, the supplement's tables and its figures.
+    """
+    source, benchmark, method, metric, subset, setting = _parse(reference)
+    return results.printed(f"{_SOURCES[source[0]]} {source[1:]}", benchmark, method, metric, subset or "ALL", setting)
+
+
+def _parse(reference: str) -> tuple[str, ...]:
+    rest, _, setting = reference.partition("#")
+    rest, _, subset = rest.partition("@")
+    return (*rest.split("/"), subset, setting)
+
+
+def _words(reference: str) -> str:
+    _, benchmark, method, metric, subset, setting = _parse(reference)
+    return " ".join(filter(None, (method, setting, metric, subset, f"on {benchmark}")))
+
+
+def judge_difference(low: float, high: float, claimed: float) -> str:
+    """Returns the verdict on a claimed difference > 0 from the 95 % interval of the measured one."""
+    if low > 0:
+        return "holds"
+    return "does not hold" if high < 0 or high < claimed else "undecided"
+
+
+def equal_as_printed(value: float, text: str) -> bool:
+    """Returns whether `value`, rounded to as many decimals as `text` shows, is what `text` says."""
+    decimals = len(text.partition(".")[2])
+    return f"{value:.{decimals}f}" == text
+
+
+def _recomputed(claim: Mapping) -> tuple[str, str]:
+    archive = claim["archive"]
+    scores = results.stored_scores(archive)
+    if claim.get("subset"):
+        scores = scores.subset(ground_truth(results.RAW[archive][1]).attributes[claim["subset"]])
+    parts, equal = [], True
+    for reference in claim["cells"]:
+        metric = reference.split("/")[-1].partition("@")[0]
+        text, value = cell(reference), 100 * scores.mean(metric)
+        equal &= equal_as_printed(value, text)
+        parts.append(f"{metric} {value:.3f} (printed {text})")
+    return ("recomputed" if equal else "does not hold"), ", ".join(parts) + claim.get("remark", "")
+
+
+def _printed(claim: Mapping) -> tuple[str, str]:
+    failures = []
+    for left, relation, right, *printed_difference in claim["checks"]:
+        a, b = float(cell(left)), float(cell(right))
+        if relation == "-":
+            text = printed_difference[0]
+            if not equal_as_printed(a - b, text):
+                failures.append(f"{_words(left)} ({a}) minus {_words(right)} ({b}) is {a - b:.1f}, not {text}")
+        elif relation == ">":
+            if not a > b:
+                failures.append(f"{_words(left)} ({a}) is not above {_words(right)} ({b})")
+        else:
+            raise SettingError(f"claim {claim['id']}: unknown relation {relation!r}")
+    n = len(claim["checks"])
+    if failures:
+        return "does not hold", f"{len(failures)} of {n} comparisons fail: " + "; ".join(failures[:2]) + (
+            "; ..." if len(failures) > 2 else ""
+        )
+    return "holds", f"all {n} comparisons of printed numbers agree" if n > 1 else "the printed numbers agree"
+
+
+def _paired(claim: Mapping) -> tuple[str, str]:
+    """Compares two raw result archives; of several metrics the weakest verdict counts."""
+    parts, verdicts = [], []
+    for metric, claimed in claim["claimed"].items():
+        d = results.difference(results.stored_scores(claim["archive"]), results.stored_scores(claim["versus"]), metric)
+        verdicts.append(judge_difference(d.low, d.high, claimed))
+        parts.append(f"{metric} {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}] (printed {claimed:+.1f}), n = {d.n}")
+    order = ("does not hold", "undecided", "holds")
+    return min(verdicts, key=order.index), "; ".join(parts)
+
+
+def _none(claim: Mapping) -> tuple[str, str]:
+    return "not attempted", claim["needs"]
+
+
+_RULES = {"recomputed": _recomputed, "printed": _printed, "paired": _paired, "none": _none}
+
+
+def claims() -> list[dict]:
+    """Returns the claims as they stand in claims.json: id, source, claim, check, rule and the rule's arguments."""
+    return json.loads(resource("claims.json").read_text(encoding="utf-8"))
+
+
+def ledger():
+    """Returns the ledger as a DataFrame: id, source, claim, check, verdict, evidence. Verdicts are computed at this moment."""
+    import pandas as pd
+
+    rows = []
+    for claim in claims():
+        verdict, evidence = _RULES[claim["rule"]](claim)
+        rows.append({**{k: claim[k] for k in ("id", "source", "claim", "check")}, "verdict": verdict, "evidence": evidence})
+    return pd.DataFrame(rows)
+
+
+def tally(table) -> Mapping[str, int]:
+    """Returns how many claims have each verdict, in the order of VERDICTS."""
+    counts = table["verdict"].value_counts()
+    return {v: int(counts.get(v, 0)) for v in VERDICTS}

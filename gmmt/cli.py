@@ -1,0 +1,132 @@
+"""The command line: gmmt fetch | verify | score."""
+
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gmmt.errors import GmmtError
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class Benchmark(StrEnum):
+    """Benchmarks whose ground truth is at hand."""
+
+    gtot = "gtot"
+    rgbt210 = "rgbt210"
+    rgbt234 = "rgbt234"
+    lasher = "lasher"
+
+
+class Lengths(StrEnum):
+    """Rules for files of unequal length, as in gmmt.metrics.Protocol."""
+
+    official = "official"
+    clip = "clip"
+    pad = "pad"
+
+
+class By(StrEnum):
+    """What a table may be split by."""
+
+    attribute = "attribute"
+
+
+Mirror = Annotated[Path | None, typer.Option(envvar="GMMT_MIRROR", help="Take the files from this folder instead of the network.")]
+Data = Annotated[Path | None, typer.Option("--data", envvar="GMMT_DATA", help="Folder for data (default: data/ of the checkout).")]
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Names in data_manifests/; none lists them.")] = None,
+    mirror: Mirror = None,
+    data: Data = None,
+) -> None:
+    """Get data sets, weights or result archives by their manifests, and check every byte."""
+    from gmmt.data import manifest
+
+    if not names:
+        for name, m in manifest.load_all().items():
+            typer.echo(f"{name:18s} {m.kind:10s} {m.title}")
+        return
+    for name in names:
+        typer.echo(f"{name}: in {manifest.fetch(name, mirror=mirror, data=data)}")
+
+
+@app.command()
+def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")], data: Data = None) -> None:
+    """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a data set."""
+    from gmmt.data.verify import verify as check
+
+    bad = 0
+    for name in names:
+        problems = check(name, data=data)
+        bad += len(problems)
+        for problem in problems:
+            typer.echo(f"{name}: {problem}", err=True)
+        if not problems:
+            typer.echo(f"{name}: complete and unchanged")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    results_dir: Annotated[Path, typer.Argument(help="Folder with one text file of boxes (4 or 8 columns) per sequence.")],
+    benchmark: Annotated[Benchmark, typer.Option(help="Whose ground truth and official protocol to use.")],
+    by: Annotated[By | None, typer.Option(help="Also a row for each attribute.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a tidy CSV; - is standard output.")] = None,
+    tracker: Annotated[str | None, typer.Option(help="Name in the table (default: the folder's).")] = None,
+    prefix: Annotated[str | None, typer.Option(help="What stands before the sequence in file names (default: found by itself).")] = None,
+    lengths: Annotated[Lengths, typer.Option(help="Files of unequal length: see gmmt.metrics.Protocol.")] = Lengths.official,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the sequences behind the 95 % intervals; 0 for none.")] = 2000,
+) -> None:
+    """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
+    from dataclasses import replace
+
+    from gmmt import metrics, results
+    from gmmt.data.benchmarks import ground_truth, read_results
+
+    truth = ground_truth(benchmark.value)
+    protocol = replace(metrics.protocol(benchmark.value), lengths=lengths.value)
+    scores = metrics.score(read_results(results_dir, truth.sequences, prefix), truth.boxes, protocol)
+    rows = results.table(scores, tracker or results_dir.resolve().name, truth, metrics.METRICS, by is not None, bootstrap)
+    if out is not None:
+        results.write_table(rows, out)
+    if out is None or str(out) != "-":
+        _print_scores(rows, int(scores.n_frames.sum()), protocol)
+
+
+def _print_scores(rows: list[dict], n_frames: int, protocol) -> None:
+    typer.echo(f"{rows[0]['tracker']} on {protocol.name}: {rows[0]['n_sequences']} sequences, {n_frames} frames, percent [95 % interval]\n")
+    shown = [m for m in ("PR", "NPR", "SR") if any(r["metric"] == m for r in rows)]
+    typer.echo(f"{'subset':8s}{'n':>5s}  " + "".join(f"{m:22s}" for m in shown))
+    for subset in dict.fromkeys(r["subset"] for r in rows):
+        part = {r["metric"]: r for r in rows if r["subset"] == subset}
+        cells = []
+        for m in shown:
+            r = part[m]
+            interval = "" if r["low"] != r["low"] else f" [{r['low']:.1f}, {r['high']:.1f}]"
+            cells.append(f"{r['value']:.1f}{interval}")
+        typer.echo(f"{subset:8s}{part[shown[0]]['n_sequences']:5d}  " + "".join(f"{c:22s}" for c in cells))
+
+
+def main() -> None:
+    """Runs the command line; an error that gmmt raises on purpose is one plain message and exit status 1."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except (GmmtError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

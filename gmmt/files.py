@@ -1,0 +1,57 @@
+"""Where files are, and how they are written: the few paths that everything else asks for."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
+"""The checkout that this package is run from, or None if it was installed without one."""
+
+
+def resource(name: str) -> Path:
+    """Returns the path of a small file that ships inside the package (gmmt/resources/)."""
+    return PACKAGE / "resources" / name
+
+
+def manifest_dir() -> Path:
+    """Returns the folder of the data manifests: the checkout's, else the installed package's copy."""
+    return ROOT / "data_manifests" if ROOT else PACKAGE / "data_manifests"
+
+
+def stored_results_dir() -> Path:
+    """Returns the folder of stored results (notebooks/results/ in the checkout)."""
+    return ROOT / "notebooks" / "results" if ROOT else PACKAGE / "stored_results"
+
+
+def data_dir() -> Path:
+    """Returns the folder that fetched data goes to: $GMMT_DATA, else data/ in the checkout, else the user's cache."""
+    if os.environ.get("GMMT_DATA"):
+        return Path(os.environ["GMMT_DATA"]).expanduser()
+    if ROOT:
+        return ROOT / "data"
+    import pooch
+
+    return Path(pooch.os_cache("gmmt"))
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str, mode: str = "w"):
+    """Yields an open file that becomes `path` only if the block ends without an error, so that no half-written file looks whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

