@@ -115,10 +115,10 @@ BROKEN = {
     "path of Windows": (source(12, r"See C:\data\gmmt."), "a path of one machine"),
     "path in printed text": (printed(7, "wrote /tmp/x"), "a path of one machine"),
     "path in a shown value": (
-        shown(7, "text/plain", "PosixPath('/work/x')"),
+        shown(7, "text/plain", "PosixPath('/home/x')"),
         "a path of one machine",
     ),
-    "path in a shown table": (shown(7, "text/html", "<td>/root/x</td>"), "a path of one machine"),
+    "path in a shown table": (shown(7, "text/html", "<td>/tmp/x</td>"), "a path of one machine"),
     "many cells": (lambda nb: nb.cells.extend(new_markdown_cell("More.") for _ in range(33)), "46 cells, 45 allowed"),
     "long code cell": (source(7, "x = 1\n" * 26), "26 lines of code, 25 allowed"),
     "long markdown cell": (source(12, "word " * 151), "151 words, 150 allowed"),

@@ -174,13 +174,13 @@ plt.show()
 # ## 3. From frames to one number, through many small choices
 #
 # - **Two annotations.** GTOT and RGBT234 take, frame by frame, the *better* of the two modalities (MPR, MSR). LasHeR has one for both.
-# - **Pooling.** GTOT averages over all *frames*, so that long sequences weigh more; the others over *sequences*, so that all weigh the same.
-# - **Empty rows.** In 533 of LasHeR's 220,703 frames the target is absent, annotated $w = h = 0$. Its toolkit calls every row with *any* field
-#   $\le 0$ empty (also a real box touching the image border at $x = 0$), and counts it as a **hit** in PR and NPR, a **miss** in SR.
-# - **Invalid predictions** (no area): LasHeR puts the last valid box in their place, others score them as they are.
+# - **Pooling.** GTOT averages over all *frames* (long sequences weigh more), the others over *sequences* (all weigh the same).
+# - **Empty rows.** In 533 of LasHeR's 220,703 frames the target is absent, annotated $w = h = 0$. Its toolkit takes every row with *any* field
+#   $\le 0$ for empty (also a real box at the border, $x = 0$): a **hit** in PR and NPR, a **miss** in SR.
+# - **Invalid predictions** (no area): LasHeR repeats the last valid box, others score them as they are.
 # - **The first box** is given; LasHeR's toolkit replaces it by the truth.
-# - **Thresholds.** 21 or 51; the mean of the curve's points, or the area under lines that join them (trapezoid, GTOT); $>$ or $\ge$; $<$ or $\le$.
-# - **Rounding** of predicted boxes to whole pixels: none officially, but in a widely used toolkit.
+# - **Thresholds.** 21 or 51; the mean of the curve's points, or the area under lines joining them (trapezoid, GTOT); $>$ or $\ge$.
+# - **Rounding** to whole pixels: not officially, but in a widely used toolkit.
 
 # %% [markdown]
 # `metrics.Protocol` has a field for each; `metrics.PROTOCOLS` holds the official ones. Now we change **one choice at a time**.
