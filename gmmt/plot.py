@@ -74,19 +74,10 @@ def image_grid(
     return figure
 
 
-def lines(
-    ax: plt.Axes,
-    x,
-    curves: Mapping[str, Sequence[float]],
-    xlabel: str,
-    ylabel: str,
-    title: str,
-    colors: Mapping[str, str] = COLORS,
-    **style,
-) -> None:
-    """Draws named curves over a common x, each labelled in a legend."""
+def lines(ax: plt.Axes, x, curves: Mapping, xlabel: str, ylabel: str, title: str = "", **style) -> None:
+    """Draws named curves over a common x, each in its own colour, with a legend if there are several."""
     for name, y in curves.items():
-        ax.plot(x, y, label=name, color=colors.get(name), **style)
+        ax.plot(x, y, label=name, color=COLORS.get(name), **style)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(curves) > 1:
         ax.legend()
@@ -183,21 +174,155 @@ def data_flow() -> plt.Figure:
     return figure
 
 
-def band(ax: plt.Axes, x, low, high, color: str) -> None:
-    """Draws an interval, or an area, as a band."""
-    ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+def gains(table) -> plt.Figure:
+    """Returns printed gains over a baseline, a row for each benchmark and metric; columns of `table`: benchmark, metric, method, gain."""
+    figure, ax = plt.subplots(figsize=(6.4, 2.7))
+    places = list(dict.fromkeys(zip(table["benchmark"], table["metric"], strict=True)))
+    for shift, (method, part) in zip((0.2, 0, -0.2), table.groupby("method", sort=False), strict=True):
+        y = [shift - places.index(place) for place in zip(part["benchmark"], part["metric"], strict=True)]
+        ax.plot(part["gain"], y, "o", color=COLORS[method], label=method)
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.set(yticks=[-i for i in range(len(places))], yticklabels=[" ".join(p) for p in places])
+    ax.set(xlabel="gain over the Siamese baseline / points (printed; no interval was)")
+    ax.set_title("The paper's central table: one training run a row")
+    ax.legend()
+    return figure
 
 
-def box_path(ax: plt.Axes, boxes: Mapping[str, np.ndarray], title: str, every: int) -> None:
-    """Draws the centre path of each set of boxes [n, 4] through the image, from a dot, and every so many boxes themselves."""
-    for name, b in boxes.items():
-        color = COLORS.get(name, "0.4")
-        ax.plot(b[:, 0] + b[:, 2] / 2, b[:, 1] + b[:, 3] / 2, color=color, label=name, linewidth=1.2)
-        ax.plot(b[0, 0] + b[0, 2] / 2, b[0, 1] + b[0, 3] / 2, "o", color=color, markersize=3)
-        for x, y, w, h in b[::every]:
-            ax.add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor=color, linewidth=0.8))
-    ax.set(xlabel="x / px", ylabel="y / px", title=title, aspect="equal")
-    ax.invert_yaxis()
+# --- 01: the noise schedule ------------------------------------------------------------------------------------------------------------
+
+
+def schedules(named: Mapping) -> plt.Figure:
+    """Returns alpha_bar and the signal-to-noise ratio over t of several `gmmt.schedule.Schedule`."""
+    figure, axes = plt.subplots(1, 2)
+    for (name, schedule), color in zip(named.items(), (COLORS["DM"], "0.45"), strict=False):
+        axes[0].plot(schedule.alpha_bar, color=color, label=name)
+        axes[1].plot(schedule.snr(), color=color, label=name)
+    axes[0].set(xlabel="step t", ylabel=r"$\bar\alpha_t$", title="Signal left")
+    axes[1].set(xlabel="step t", ylabel="signal / noise (variance)", title="Signal to noise: thirteen decades", yscale="log")
+    axes[0].legend()
+    return figure
+
+
+def spectrum(power, floors: Mapping[str, float]) -> plt.Figure:
+    """Returns the power [F] of a feature map at 1..F cycles per map, cut by the named noise floors."""
+    figure, ax = plt.subplots(figsize=(5, 2.9))
+    lines(
+        ax,
+        range(1, len(power) + 1),
+        {"TIR": power},
+        "spatial frequency / cycles per map",
+        "power",
+        "Noise drowns fine detail first",
+        marker="o",
+    )
+    for name, floor in floors.items():
+        ax.axhline(floor, color="0.5", linestyle="--", linewidth=0.9)
+        ax.text(len(power), floor, name, va="bottom", ha="right", fontsize=8)
+    ax.set(yscale="log", ylim=(0.02, float(power.max()) * 3))
+    return figure
+
+
+def half_blind(table) -> plt.Figure:
+    """Returns the error of each method on seen and on hidden scenes; columns of `table`: method, scenes, value, low, high, n."""
+    figure, axes = plt.subplots(1, 2)
+    for ax, (which, part) in zip(axes, table.groupby("scenes", sort=False), strict=True):
+        colors = [COLORS[name.split(",")[0]] for name in part["method"]]
+        title = f"Disc {which} (n = {part['n'].iloc[0]})"
+        forest(ax, list(part["method"]), list(part.itertuples()), f"mean squared error, {INTERVAL}", title, colors)
+        ax.set_xlim(left=0)
+    twice = 2 * table.query("method == 'RAW' and scenes == 'hidden'")["value"].item()
+    axes[1].axvline(twice, color="0.4", linestyle=":")
+    axes[1].text(twice, table["method"].nunique() - 0.55, "twice RAW ", ha="right", va="center", fontsize=8)
+    return figure
+
+
+# --- 10 and 11: scores -----------------------------------------------------------------------------------------------------------------
+
+
+def one_sequence(name: str, tracker: str, boxes: np.ndarray, truth: Sequence[np.ndarray], error: Mapping, overlap: Mapping) -> plt.Figure:
+    """Returns the path of boxes [n, 4] and of both annotations through the image (from a dot), with error and overlap [n] over time."""
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.7), width_ratios=[1.4, 1, 1])
+    for label, b in {"RGB": truth[0], "TIR": truth[1], tracker: boxes}.items():
+        color = COLORS.get(label, "0.4")
+        x, y = (b[:, :2] + b[:, 2:] / 2).T
+        axes[0].plot(x, y, color=color, label=label, linewidth=1.2, marker="o", markersize=3, markevery=[0])
+        for left, top, w, h in b[:: len(b) // 3 - 1]:
+            axes[0].add_patch(plt.Rectangle((left, top), w, h, fill=False, edgecolor=color, linewidth=0.8))
+    axes[0].set(xlabel="x / px", ylabel="y / px", title=f"{name}: {len(boxes)} frames", aspect="equal")
+    axes[0].invert_yaxis()
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncol=3, columnspacing=0.8)
+    lines(axes[1], range(len(boxes)), error, "frame", "centre error / px", "close enough?", linewidth=1)
+    axes[1].set_yscale("symlog", linthresh=5)
+    axes[1].set_yticks([0, 5, 15, 50, 150], ["0", "5", "15", "50", "150"])
+    axes[1].set_ylim(bottom=0)
+    lines(axes[2], range(len(boxes)), overlap, "frame", "overlap (IoU)", "covered?", linewidth=1)
+    for ax, threshold in ((axes[1], 5), (axes[2], 0.5)):
+        ax.axhline(threshold, color="0.4", linestyle="--", linewidth=0.9)
+    return figure
+
+
+def curves(precision: tuple, success: tuple, pr: float, sr: float, at: float) -> plt.Figure:
+    """Returns a precision and a success curve, each (thresholds [T], shares [T]), with PR read off at `at` pixels and SR as area."""
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.5))
+    lines(axes[0], precision[0], {"DM": precision[1]}, "threshold / px", "share of frames", f"PR at {at:g} px: {100 * pr:.1f} %")
+    axes[0].axvline(at, color="0.4", linestyle="--", linewidth=0.9)
+    lines(axes[1], success[0], {"DM": success[1]}, "overlap threshold", "share of frames", f"SR, the area: {100 * sr:.1f} %")
+    axes[1].fill_between(*success, color=COLORS["DM"], alpha=0.2, linewidth=0)
+    for ax in axes:
+        ax.set_ylim(0, 1.03)
+    return figure
+
+
+def printed_scores(names: Sequence[str], estimates: Sequence, printed: Sequence[float], colors: Sequence[str]) -> plt.Figure:
+    """Returns recomputed scores with intervals beside the printed ones."""
+    figure, ax = plt.subplots(figsize=(7, 3.2))
+    forest(ax, names, estimates, "percent", "Printed numbers, recomputed", colors, printed)
+    return figure
+
+
+def attributes(names: Sequence[str], estimates: Mapping[str, Sequence], printed: Mapping[str, Sequence[float]]) -> plt.Figure:
+    """Returns a panel for each metric, with a row for each attribute."""
+    figure, axes = plt.subplots(1, len(estimates), figsize=(7, 2.9), sharey=True)
+    for ax, metric in zip(axes, estimates, strict=True):
+        forest(ax, names, estimates[metric], f"{metric} / %, {INTERVAL}", f"GTOT: {metric}", printed=printed[metric])
+    return figure
+
+
+def divisors(rows: Sequence[tuple[str, str, float, float]]) -> plt.Figure:
+    """Returns a panel for each (tracker, metric, sum over sequences, printed value): sum / n, and where it meets the printed value."""
+    figure, axes = plt.subplots(1, len(rows), figsize=(7.2, 2.3))
+    n = np.arange(230, 239)
+    for ax, (tracker, metric, total, text) in zip(axes, rows, strict=True):
+        ax.axhspan(text - 0.05, text + 0.05, color="0.85")
+        ax.plot(n, total / n, "o-", color=COLORS[tracker], markersize=3.5)
+        ax.set(title=f"{tracker} {metric}", xlabel="sum divided by", xticks=[230, 235])
+    axes[0].set_ylabel("percent")
+    return figure
+
+
+def differences(d: np.ndarray, estimate, better: str, other: str) -> plt.Figure:
+    """Returns the differences d [S] of two trackers, sorted, with their mean."""
+    figure, ax = plt.subplots(figsize=(7, 2.4))
+    d = np.sort(d)
+    ax.bar(range(len(d)), d, width=1, color=np.where(d > 0, COLORS[better], COLORS[other]))
+    ax.axhline(estimate.value, color="black", linewidth=1)
+    ax.text(0, estimate.value + 3, f"mean {estimate.value:+.1f}, {INTERVAL} [{estimate.low:+.1f}, {estimate.high:+.1f}]", fontsize=8)
+    ax.set(xlabel=f"sequence, sorted ({(d < 0).sum()} of {len(d)} favour {other})", ylabel="difference in SR / points")
+    ax.set_title(f"One number hides {len(d)}")
+    return figure
+
+
+def ratios(table, band: tuple[float, float]) -> plt.Figure:
+    """Returns Pr / Re of each printed row, methods below each other; columns of `table`: method, ratio, half (what rounding hides)."""
+    figure, ax = plt.subplots(figsize=(6.4, 3.4))
+    y = {method: -i for i, method in enumerate(dict.fromkeys(table["method"]))}
+    rows = table["method"].map(y)
+    ax.errorbar(table["ratio"], rows, xerr=table["half"], fmt="o", color=COLORS["DM"], markersize=4, linewidth=1)
+    ax.axvspan(*band, color="0.88", zorder=0)
+    ax.set(yticks=list(y.values()), yticklabels=list(y), xlabel="Pr / Re (bars: what rounding to 0.1 hides)")
+    ax.set_title("One narrow band: trackers that report every frame")
+    return figure
 
 
 def convention_grid(table, order: Sequence[str]) -> plt.Figure:

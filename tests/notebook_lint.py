@@ -14,7 +14,7 @@ import jupytext
 import nbformat
 from nbformat.v4 import new_output
 
-MAX_CELLS, MAX_CODE_LINES, MAX_SETUP_LINES, MAX_WORDS, MAX_KB, FIGURE_WITHIN = 45, 25, 8, 150, 700, 6
+MAX_CELLS, MAX_CODE_LINES, MAX_WIDTH, MAX_SETUP_LINES, MAX_WORDS, MAX_KB, FIGURE_WITHIN = 45, 25, 100, 8, 150, 700, 6
 
 RUN_TIME = re.compile(r"\d\s*(?:s|sec|seconds?|min|minutes?|h|hours?)\b")
 MARKDOWN_IMAGE = re.compile(r"!\[(?P<alt>[^\]]*)\]\([^)]*\)|(?P<html><img\b[^>]*>)")
@@ -238,6 +238,9 @@ def rule_lengths(nb, name):
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "code" and line_count(cell.source) > MAX_CODE_LINES:
             yield index, f"{line_count(cell.source)} lines of code, {MAX_CODE_LINES} allowed. Move the reusable part into gmmt/."
+        wide = max((len(line) for line in cell.source.splitlines()), default=0)
+        if cell.cell_type == "code" and wide > MAX_WIDTH:
+            yield index, f"a line of {wide} characters, {MAX_WIDTH} allowed: rendered pages cut what is wider. Break it."
         if cell.cell_type == "markdown" and words(cell.source) > MAX_WORDS:
             yield index, f"{words(cell.source)} words, {MAX_WORDS} allowed (tables, equations and code do not count). Say it shorter."
 
@@ -331,7 +334,8 @@ from base64 import b64decode
 
 from IPython.display import Image, display
 
-display(Image(b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="), format="png"))
+dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+display(Image(b64decode(dot), format="png"))
 
 # %% tags=["nbval-check-output"]
 x = [1.0, 2.0, 3.0, 6.0]
@@ -363,7 +367,7 @@ def example(name: str = "90_example"):
     """Returns a small notebook that keeps every rule, with the outputs that it has when executed (seed 0, profile smoke)."""
     nb = jupytext.reads(EXAMPLE.replace("NAME", name), fmt="py:percent")
     nb.metadata.pop("jupytext", None)
-    pixel = re.search(r'b64decode\("([^"]+)"', EXAMPLE)[1]
+    pixel = re.search(r'dot = "([^"]+)"', EXAMPLE)[1]
     where = f"runs/smoke/seed0/{name}"
     stored = {
         "gmmt.notebook.start(": new_output("stream", name="stdout", text=f"{name} · profile smoke · seed 0 · {where}\n"),

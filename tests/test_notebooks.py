@@ -121,6 +121,7 @@ BROKEN = {
     "path in a shown table": (shown(7, "text/html", "<td>/tmp/x</td>"), "a path of one machine"),
     "many cells": (lambda nb: nb.cells.extend(new_markdown_cell("More.") for _ in range(33)), "46 cells, 45 allowed"),
     "long code cell": (source(7, "x = 1\n" * 26), "26 lines of code, 25 allowed"),
+    "wide code": (source(7, "x = " + "1 + " * 30 + "1"), "a line of 125 characters, 100 allowed"),
     "long markdown cell": (source(12, "word " * 151), "151 words, 150 allowed"),
     "late figure": (lambda nb: nb.cells.insert(5, new_markdown_cell("A word before.")), "no figure within the first 6 cells"),
     "figure without alt": (lambda nb: nb.cells[5].metadata.pop("alt"), "a figure without a description"),

@@ -17,8 +17,9 @@
 # %% tags=["colab-setup"]
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere this cell does nothing; OWNER: where you opened this notebook from
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/gmmt")  # noqa: F821
+if "google.colab" in sys.modules:  # elsewhere this cell does nothing
+    source = "git+https://github.com/OWNER/gmmt"  # OWNER: where you opened this notebook from
+    get_ipython().run_line_magic("pip", f"install -q {source}")  # noqa: F821
 
 # %% tags=["parameters"]
 profile: str = "auto"
@@ -26,7 +27,7 @@ seed: int = 0
 
 # %%
 import matplotlib.pyplot as plt
-from IPython.display import HTML
+from IPython.display import Markdown
 
 from gmmt import claims, notebook, plot, results
 
@@ -75,18 +76,11 @@ print("\n".join(f"{n:4d}  {source}" for source, n in counts.items()))
 
 # %% alt="Gains over the Siamese baseline in the paper's Table 2, for RAW, CGAN and DM, on GTOT and LasHeR; DM gains everywhere, RAW and CGAN lose precision on GTOT"
 table2 = published.query("source == 'paper Table 2'").astype({"value": float})
-base = table2[table2.method == "Siamese"].set_index(["benchmark", "metric"]).value
-gains = table2[table2.method != "Siamese"].assign(gain=lambda t: t.value - base.reindex(list(zip(t.benchmark, t.metric, strict=True))).to_numpy())
-figure, ax = plt.subplots(figsize=(6.4, 2.7))
-places = list(dict.fromkeys(zip(gains.benchmark, gains.metric, strict=True)))
-for shift, (method, part) in zip((0.2, 0, -0.2), gains.groupby("method", sort=False), strict=True):
-    name = method.removeprefix("Siamese+").removeprefix("GMMT(").rstrip(")")
-    y = [shift - places.index(place) for place in zip(part.benchmark, part.metric, strict=True)]
-    ax.plot(part.gain, y, "o", color=plot.COLORS[name], label=name)
-ax.axvline(0, color="0.3", linewidth=0.8)
-ax.set(yticks=[-i for i in range(len(places))], yticklabels=[" ".join(p) for p in places], xlabel="gain over the Siamese baseline / points (printed; no interval was)")
-ax.set_title("The paper's central table: one training run a row")
-ax.legend()
+wide = table2.pivot(index=["benchmark", "metric"], columns="method", values="value")
+gains = wide.sub(wide.Siamese, axis=0).drop(columns="Siamese")
+gains = gains.melt(ignore_index=False, value_name="gain").reset_index()
+gains["method"] = gains.method.str.extract(r"(RAW|CGAN|DM)")[0]
+plot.gains(gains)
 plt.show()
 
 # %% [markdown]
@@ -106,6 +100,7 @@ plt.show()
 # | does not hold | it lies below 0, or below the claimed size; or a number or a comparison does not come out as printed |
 # | undecided | neither |
 # | not attempted | nothing here has measured it yet |
+
 
 # %%
 def naive_verdict(low, high, claimed):
@@ -148,9 +143,12 @@ for row in ledger[ledger.verdict == "does not hold"].itertuples():
 # (a divisor, [notebook 11](11_raw_results.ipynb)), and some are sentences that the paper's own tables contradict. None of them says whether the *method* works.
 
 # %%
-saved = run.save(ledger, "ledger.csv", source="published numbers and stored scores; verdicts computed by gmmt.claims")
-run.headline(f"{len(ledger)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items() if n))
-HTML(ledger[["id", "check", "claim", "verdict"]].to_html(index=False))
+saved = run.save(ledger, "ledger.csv", source="published numbers, stored scores; gmmt.claims")
+run.headline(f"{len(ledger)} claims: " + ", ".join(f"{n} {v}" for v, n in tally.items() if n))
+lines = ["| id | check | claim | verdict |", "|---|---|---|---|"]
+for r in ledger.assign(claim=ledger.claim.str.replace("*", r"\*")).itertuples():
+    lines.append(f"| {r.id} | {r.check} | {r.claim} | **{r.verdict}** |")
+Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## 3. The map

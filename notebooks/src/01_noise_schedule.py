@@ -18,8 +18,9 @@
 # %% tags=["colab-setup"]
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere this cell does nothing; OWNER: where you opened this notebook from
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/gmmt")  # noqa: F821
+if "google.colab" in sys.modules:  # elsewhere this cell does nothing
+    source = "git+https://github.com/OWNER/gmmt"  # OWNER: where you opened this notebook from
+    get_ipython().run_line_magic("pip", f"install -q {source}")  # noqa: F821
 
 # %% tags=["parameters"]
 profile: str = "auto"
@@ -63,7 +64,8 @@ from gmmt.data.pairs import example_pair, feature_map
 rgb, tir, credit = example_pair()
 f_rgb, f_tir = feature_map(rgb), feature_map(tir)
 energy = [f[0].mean(0).numpy() for f in (f_rgb, f_tir)]
-plot.image_row([rgb, tir, *energy], ["RGB", "thermal (TIR)", "$f_{rgb}$", "$f_{tir}$"], "Each camera misses what the other sees")
+titles = ["RGB", "thermal (TIR)", "$f_{rgb}$", "$f_{tir}$"]
+plot.image_row([rgb, tir, *energy], titles, "What lamps hide from one camera, the other shows")
 plt.show()
 print(credit)
 
@@ -109,16 +111,12 @@ for schedule in (cosine, linear):
     torch.testing.assert_close(signal, schedule.alpha_bar.sqrt())
     torch.testing.assert_close(variance, 1 - schedule.alpha_bar)
 for t in (0, 250, 500, 750, 999):
-    print(f"t = {t:3d}   alpha_bar: cosine {cosine.alpha_bar[t]:.2e}   linear {linear.alpha_bar[t]:.2e}")
+    left = [f"{s.alpha_bar[t]:.2e}" for s in (cosine, linear)]
+    print(f"t = {t:3d}   alpha_bar: cosine {left[0]}   linear {left[1]}")
 
 # %% alt="Left, alpha bar against t: the linear schedule falls faster. Right, signal-to-noise ratio on a log scale from ten thousand to below one millionth"
 cosine, linear = Schedule.cosine(T), Schedule.linear(T)
-colors = {"cosine (released code)": plot.COLORS["DM"], "linear (DDPM)": "0.45"}
-figure, axes = plt.subplots(1, 2)
-pair = dict(zip(colors, (cosine, linear), strict=True))
-plot.lines(axes[0], range(T), {k: s.alpha_bar for k, s in pair.items()}, "step t", r"$\bar\alpha_t$", "Signal left", colors)
-plot.lines(axes[1], range(T), {k: s.snr() for k, s in pair.items()}, "step t", "signal / noise (variance)", "Signal to noise: thirteen decades", colors)
-axes[1].set_yscale("log")
+plot.schedules({"cosine (released code)": cosine, "linear (DDPM)": linear})
 plt.show()
 
 # %% [markdown]
@@ -138,8 +136,12 @@ x_0, at = f_tir[:, [strongest]], [0, T // 4, T // 2, 3 * T // 4, T - 1]
 x_0 = (x_0 - x_0.mean()) / x_0.std()
 noise = torch.randn(x_0.shape, generator=run.generator())
 rows = [[s.q_sample(x_0, t, noise)[0, 0].numpy() for t in at] for s in (cosine, linear)]
-plot.image_grid(rows, [f"t = {t}" for t in at], ["cosine", "linear"], r"A feature map on its way to noise: Eq. (2)", limits=(-2, 3))
+titles = [f"t = {t}" for t in at]
+plot.image_grid(
+    rows, titles, ["cosine", "linear"], "A feature map on its way to noise: Eq. (2)", limits=(-2, 3)
+)
 plt.show()
+
 
 # %%
 def radial_power(x):
@@ -153,13 +155,9 @@ def radial_power(x):
 
 # %% alt="Power of the feature map falls with spatial frequency; the noise floors of four steps cut the curve at ever lower frequencies"
 power = radial_power(x_0[0])
-figure, ax = plt.subplots(figsize=(5, 2.9))
-plot.lines(ax, range(1, len(power) + 1), {"TIR": power}, "spatial frequency / cycles per map", "power", "Noise drowns fine detail first", marker="o")
-for t in at[1:-1]:
-    floor = 1 / cosine.snr()[t].item()  # noise over signal: where the spectrum dips below, noise wins
-    ax.axhline(floor, color="0.5", linestyle="--", linewidth=0.9)
-    ax.text(len(power), floor, f" noise at t = {t}", va="bottom", ha="right", fontsize=8)
-ax.set(yscale="log", ylim=(0.02, power.max() * 3))
+# Noise over signal: where the spectrum dips below it, noise wins.
+floors = {f"noise at t = {t}": 1 / cosine.snr()[t].item() for t in at[1:-1]}
+plot.spectrum(power, floors)
 plt.show()
 
 # %% [markdown]
@@ -189,11 +187,13 @@ for t in (100, 500, 999):
     naive_x_0 = (x_t - (1 - a).sqrt() * z) / a.sqrt()
     torch.testing.assert_close(naive_x_0, reference.predict_x_0(x_t[None], t, z[None])[0])
     torch.testing.assert_close(z, reference.predict_noise(x_t[None], t, x[None])[0])
-    print(f"t = {t}: an error of 0.01 in the noise becomes {0.01 * ((1 - a) / a).sqrt():.4g} in x_0")
+    print(
+        f"t = {t}: an error of 0.01 in the noise becomes {0.01 * ((1 - a) / a).sqrt():.4g} in x_0"
+    )
 
 # %% [markdown]
 # At $t = 999$ the factor is 20,000. A network that predicts noise cannot be used with one step from pure noise; one that predicts
-# $x_0$ can. That settles which of the two the paper's $s = 1$ must mean. 
+# $x_0$ can. That settles which of the two the paper's $s = 1$ must mean.
 
 # %% [markdown]
 # ## 4. One sampler step
@@ -207,12 +207,14 @@ for t in (100, 500, 999):
 # of some of $\hat z$). The grid is `linspace(-1, T-1, s+1)`, reversed, without its last point, $-1$: there we are done. To test the
 # sampler alone, any function can play the network; here it is $\tanh$.
 
+
 # %% tags=["nbval-check-output"]
 def naive_sample(predict_x_0, x_t, schedule, s):
     """Samples with s DDIM steps, eta = 0, one formula after the other."""
     grid = [int(t) for t in torch.linspace(-1, schedule.T - 1, s + 1, dtype=torch.float64)][::-1]
     for t, t_next in zip(grid[:-1], grid[1:], strict=True):
-        a, a_next = schedule.alpha_bar[t], schedule.alpha_bar[t_next] if t_next >= 0 else torch.tensor(1.0)
+        a, one = schedule.alpha_bar[t], torch.tensor(1.0)
+        a_next = schedule.alpha_bar[t_next] if t_next >= 0 else one
         x_hat = predict_x_0(x_t)
         z_hat = (x_t - a.sqrt() * x_hat) / (1 - a).sqrt()
         x_t = a_next.sqrt() * x_hat + (1 - a_next).sqrt() * z_hat
@@ -239,12 +241,14 @@ for s in (1, 2, 5, 10):
 # Network, first weights, scenes and number of training steps are the same; only what stands at the input differs. At test time DM starts from
 # pure noise and takes $s$ steps. In GMMT a head is trained on top and its loss added, Eq. (5); here there is none.
 
+
 # %%
 def half_blind(n, generator, size=16, gap=6, radius=2.0):
-    """Returns scenes [n, 1, size, size] in -1..1, what each camera sees (0 elsewhere), and which discs neither camera sees."""
+    """Returns scenes [n, 1, size, size] in -1..1, what each camera sees, which discs are hidden."""
     axis = torch.arange(size).float()
     center = torch.rand(n, 2, generator=generator) * (size - 5) + 2
-    distance = ((axis[:, None] - center[:, :1, None]) ** 2 + (axis - center[:, 1:, None]) ** 2).sqrt()
+    rows, columns = axis[:, None] - center[:, :1, None], axis - center[:, 1:, None]
+    distance = (rows**2 + columns**2).sqrt()
     scene = ((radius - distance) * 2).clamp(-1, 1)[:, None]
     left, right = (axis < (size - gap) / 2).float(), (axis >= (size + gap) / 2).float()
     f_1, f_2 = scene * left, scene * right
@@ -264,7 +268,8 @@ def train(fusion, n_steps, batch=32, rate=3e-3):
     generator, losses = run.generator(), []
     optimizer = torch.optim.AdamW(fusion.parameters(), lr=rate, weight_decay=0)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, n_steps)
-    for _ in tqdm(range(n_steps), desc=type(fusion).__name__, disable=run.profile == "smoke", mininterval=5):
+    quiet = run.profile == "smoke"
+    for _ in tqdm(range(n_steps), desc=type(fusion).__name__, disable=quiet, mininterval=5):
         scene, f_1, f_2, _ = half_blind(batch, generator)
         _, terms = fusion.loss(scene, f_1, f_2, generator)
         loss = sum(terms.values())
@@ -281,7 +286,8 @@ n_steps, models = run.pick(smoke=40, cpu=1000, gpu=5000), {}
 for name, make in {"RAW": RawFusion, "DM": DiffusionFusion}.items():
     torch.manual_seed(seed)  # the same initial weights for both
     models[name], losses = train(make(TinyNet(channels=1, width=24)), n_steps)
-    print(f"{name}: loss {losses[0]:.3f} at the first step, {sum(losses[-20:]) / 20:.4f} over the last 20 of {n_steps}")
+    late = sum(losses[-20:]) / 20
+    print(f"{name}: loss {losses[0]:.3f} at first, {late:.4f} over the last 20 of {n_steps} steps")
 
 # %% alt="Six scenes in columns. When a camera sees the disc every method restores it. When it is hidden RAW and DM with one step draw a grey smear along the strip, DM with ten steps draws one disc at a made-up place"
 test = half_blind(2000, torch.Generator().manual_seed(10_000))
@@ -289,12 +295,20 @@ scene, f_1, f_2, hidden = test
 with torch.no_grad():
     outputs = {"RAW": models["RAW"].sample(f_1, f_2)}
     for s in sorted({1, 2, steps}):
-        outputs[f"DM, s = {s}"] = models["DM"].sample(f_1, f_2, s, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        outputs[f"DM, s = {s}"] = models["DM"].sample(f_1, f_2, s, generator)
 chosen = torch.cat([(~hidden).nonzero()[:3, 0], hidden.nonzero()[:3, 0]]).tolist()
-shown = {"fused": scene, "$f_1$": f_1, "$f_2$": f_2} | {k: outputs[k] for k in ("RAW", "DM, s = 1", f"DM, s = {steps}")}
-columns = ["seen"] * 3 + ["hidden"] * 3
+shown = {"fused": scene, "$f_1$": f_1, "$f_2$": f_2}
+shown |= {k: outputs[k] for k in ("RAW", "DM, s = 1", f"DM, s = {steps}")}
 grid = [[v[i, 0].numpy() for i in chosen] for v in shown.values()]
-plot.image_grid(grid, columns, list(shown), "Where both cameras are blind, one step gives a blur", limits=(-1, 1), width=4.6)
+plot.image_grid(
+    grid,
+    ["seen"] * 3 + ["hidden"] * 3,
+    list(shown),
+    "Where both cameras are blind, one step gives a blur",
+    limits=(-1, 1),
+    width=4.6,
+)
 plt.show()
 
 # %% [markdown]
@@ -317,30 +331,24 @@ rows = []
 for name, out in outputs.items():
     for which, keep in (("seen", ~hidden), ("hidden", hidden)):
         error = (out - scene).square().mean((1, 2, 3))[keep].numpy()
-        e = mean_interval(error)
-        rows.append({"method": name, "scenes": which, "mse": e.value, "low": e.low, "high": e.high, "n": e.n})
+        rows.append({"method": name, "scenes": which, **vars(mean_interval(error))})
 table = pd.DataFrame(rows)
-figure, axes = plt.subplots(1, 2)
-for ax, (which, part) in zip(axes, table.groupby("scenes", sort=False), strict=True):
-    colors = [plot.COLORS["RAW"]] + [plot.COLORS["DM"]] * (len(part) - 1)
-    names = list(part.method)
-    plot.forest(ax, names, list(part.rename(columns={"mse": "value"}).itertuples()), f"mean squared error, {plot.INTERVAL}", f"Disc {which} (n = {part.n.iloc[0]})", colors)
-    ax.set_xlim(left=0)
-best = table.query("method == 'RAW' and scenes == 'hidden'").mse.item()
-axes[1].axvline(2 * best, color="0.4", linestyle=":")
-axes[1].text(2 * best, len(names) - 0.55, "twice RAW ", ha="right", va="center", fontsize=8)
+plot.half_blind(table)
 plt.show()
 
 # %%
 print(table.round(5).to_string(index=False))
 saved = run.save(table, "half_blind.csv", source="ours in miniature: two half-blind cameras")
-hidden_error = table.query("scenes == 'hidden'").set_index("method").mse
+hidden_error = table.query("scenes == 'hidden'").set_index("method").value.round(3)
 where = torch.arange(16.0)
-mass = {k: ((v + 1).clamp(min=0) / (v + 1).clamp(min=0).sum((2, 3), keepdim=True))[hidden, 0] for k, v in {"truth": scene, **outputs}.items()}
-row = {k: (v.sum(2) * where).sum(1) for k, v in mass.items()}
+mass = {k: (v[hidden, 0] + 1).clamp(min=0).sum(2) for k, v in {"truth": scene, **outputs}.items()}
+row = {k: (v * where).sum(1) / v.sum(1) for k, v in mass.items()}
 off = (row[f"DM, s = {steps}"] - row["truth"]).abs()
-print(f"DM, s = {steps}, hidden discs: drawn more than a disc's radius (2 cells) away from the truth in {100 * (off > 2).float().mean():.0f} %")
-run.headline(f"hidden disc, MSE: RAW {hidden_error['RAW']:.3f}, DM s=1 {hidden_error['DM, s = 1']:.3f}, s={steps} {hidden_error[f'DM, s = {steps}']:.3f}")
+share = 100 * (off > 2).float().mean()
+print(
+    f"s = {steps}: {share:.0f} % of hidden discs are drawn over 2 cells (a radius) from the truth"
+)
+run.headline("hidden disc, MSE: " + ", ".join(f"{k} {v}" for k, v in hidden_error.items()))
 
 # %% [markdown]
 # **What to see** (dots: mean over scenes; lines: 95 % interval over the scenes, of one trained network each). On hidden discs the error of
@@ -372,7 +380,9 @@ answer = int((reference.snr() <= 1).nonzero()[0])
 
 # %%
 assert answer is not None, "no answer yet"
-assert reference.alpha_bar[answer] <= 0.5 < reference.alpha_bar[answer - 1], "one of the two is already true before, or not yet"
+assert reference.alpha_bar[answer] <= 0.5 < reference.alpha_bar[answer - 1], (
+    "one of the two is already true before, or not yet"
+)
 
 # %% [markdown]
 # ## What follows, and what this does not show

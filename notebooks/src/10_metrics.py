@@ -18,8 +18,9 @@
 # %% tags=["colab-setup"]
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere this cell does nothing; OWNER: where you opened this notebook from
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/gmmt")  # noqa: F821
+if "google.colab" in sys.modules:  # elsewhere this cell does nothing
+    source = "git+https://github.com/OWNER/gmmt"  # OWNER: where you opened this notebook from
+    get_ipython().run_line_magic("pip", f"install -q {source}")  # noqa: F821
 
 # %% tags=["parameters"]
 profile: str = "auto"
@@ -57,24 +58,17 @@ run = notebook.start("10_metrics", profile=profile, seed=seed)
 # %% alt="Left, the target's annotated path and the tracker's path through the image. Right, centre error and overlap over time, measured against each camera's annotation, with their thresholds"
 truth = ground_truth("gtot").boxes[sequence]  # (boxes in the RGB image, boxes in the thermal image)
 raw = results.raw_boxes("gmmt_gtot")  # None without network, mirror or earlier download
-lagging = np.concatenate([np.repeat(truth[0][:1], 6, axis=0), truth[0][:-6]])  # a stand-in: six frames late
+lagging = np.concatenate([np.repeat(truth[0][:1], 6, axis=0), truth[0][:-6]])  # six frames late
 tracker, boxes = ("TBSI+GMMT", raw[sequence]) if raw else ("six frames late", lagging)
-error = {m: metrics.center_error(boxes, t) for m, t in zip(("RGB", "TIR"), truth, strict=True)}
-overlap = {m: metrics.overlap(boxes, t) for m, t in zip(("RGB", "TIR"), truth, strict=True)}
-figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.7), width_ratios=[1.4, 1, 1])
-plot.box_path(axes[0], {"RGB": truth[0], "TIR": truth[1], tracker: boxes}, f"{sequence}: {len(boxes)} frames", every=51)
-plot.lines(axes[1], range(len(boxes)), error, "frame", "centre error / px", "close enough?", linewidth=1)
-plot.lines(axes[2], range(len(boxes)), overlap, "frame", "overlap (IoU)", "covered?", linewidth=1)
-axes[1].axhline(5, color="0.4", linestyle="--", linewidth=0.9)
-axes[1].set_yscale("symlog", linthresh=5)
-axes[1].set_yticks([0, 5, 15, 50, 150], ["0", "5", "15", "50", "150"])
-axes[1].set_ylim(bottom=0)
-axes[2].axhline(0.5, color="0.4", linestyle="--", linewidth=0.9)
-axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncol=3, columnspacing=0.8)
+cameras = dict(zip(("RGB", "TIR"), truth, strict=True))
+error = {m: metrics.center_error(boxes, t) for m, t in cameras.items()}
+overlap = {m: metrics.overlap(boxes, t) for m, t in cameras.items()}
+plot.one_sequence(sequence, tracker, boxes, truth, error, overlap)
 plt.show()
 
 # %%
-print(f"Boxes of {tracker}:", "the authors' own raw results" if raw else "a stand-in made from the ground truth; the raw results cannot be had here")
+origin = "the authors' own raw results" if raw else "a stand-in; raw results cannot be had here"
+print(f"Boxes of {tracker}: {origin}")
 
 # %% [markdown]
 # **What to see.** One real sequence of GTOT, a car at night. Near frame 130 the tracker jumps to something else and does not come back: the
@@ -91,6 +85,7 @@ print(f"Boxes of {tracker}:", "the authors' own raw results" if raw else "a stan
 # over the $n$ frames of a sequence, with $\tau = 20$ px on RGBT234 and LasHeR, and 5 px ($e < \tau$) on GTOT, whose targets are small. The **normalised** error divides each
 # axis by the target's size first and counts $e_n \le 0.2$, so that a bus and a bird are treated alike (NPR, official on LasHeR).
 
+
 # %%
 def naive_precision(boxes, truth, threshold, normalized=False):
     """Share of frames whose centre is close enough, one frame after the other."""
@@ -105,13 +100,16 @@ def naive_precision(boxes, truth, threshold, normalized=False):
 
 # %% tags=["nbval-check-output"]
 toy_truth = np.array([[10, 10, 20, 40]] * 5, dtype=float)
-toy_boxes = np.array([[10, 10, 20, 40], [13, 14, 20, 40], [10, 10, 10, 20], [25, 10, 20, 40], [90, 90, 20, 40]], dtype=float)
+toy_boxes = np.array(
+    [[10, 10, 20, 40], [13, 14, 20, 40], [10, 10, 10, 20], [25, 10, 20, 40], [90, 90, 20, 40.0]]
+)
 toy_protocol = metrics.Protocol("toy", precision_threshold=5.0)
 toy = metrics.score({"toy": toy_boxes}, {"toy": (toy_truth,)}, toy_protocol)
 assert toy.mean("PR") == naive_precision(toy_boxes, toy_truth, 5)
 assert toy.mean("NPR") == naive_precision(toy_boxes, toy_truth, 0.2, normalized=True)
-print("centre errors / px:", metrics.center_error(toy_boxes, toy_truth).round(2), f" PR {100 * toy.mean('PR'):.0f} %")
-print("normalised errors: ", metrics.normalized_error(toy_boxes, toy_truth).round(2), f" NPR {100 * toy.mean('NPR'):.0f} %")
+errors = metrics.center_error(toy_boxes, toy_truth), metrics.normalized_error(toy_boxes, toy_truth)
+print(f"centre errors / px: {errors[0].round(2)}  PR  {100 * toy.mean('PR'):.0f} %")
+print(f"normalised errors:  {errors[1].round(2)}  NPR {100 * toy.mean('NPR'):.0f} %")
 
 # %% [markdown]
 # The second box is exactly 5 px off: precise if we ask for $e \le 5$, not if we ask for $e < 5$, as GTOT's toolkit does.
@@ -127,6 +125,7 @@ print("normalised errors: ", metrics.normalized_error(toy_boxes, toy_truth).roun
 # zero"; that would be $S(0)$, another number.) A frame with overlap 0.6 is counted at every threshold below 0.6 and at none above: it
 # contributes a step of width 0.6. So with many thresholds, *SR is simply the mean overlap*. A perfect tracker misses 100 %: an overlap of 1 is
 # not *above* the last threshold, 1, which leaves 20 of 21.
+
 
 # %%
 def naive_success(boxes, truth, n_thresholds=21):
@@ -145,25 +144,23 @@ def naive_success(boxes, truth, n_thresholds=21):
 
 # %% tags=["nbval-check-output"]
 np.testing.assert_allclose(toy.mean("SR"), naive_success(toy_boxes, toy_truth))
-fine = metrics.score({"toy": toy_boxes}, {"toy": (toy_truth,)}, metrics.Protocol("fine", success_thresholds=100_001))
+fine_protocol = metrics.Protocol("fine", success_thresholds=100_001)
+fine = metrics.score({"toy": toy_boxes}, {"toy": (toy_truth,)}, fine_protocol)
 overlaps = metrics.overlap(toy_boxes, toy_truth)
 print("overlaps:", overlaps.round(3))
-print(f"SR with 21 thresholds {100 * toy.mean('SR'):.2f} %, with 100,001 {100 * fine.mean('SR'):.2f} %, mean overlap {100 * overlaps.mean():.2f} %")
-np.testing.assert_allclose(naive_success(lagging, truth[0]), metrics.score({"s": lagging}, {"s": truth[:1]}, toy_protocol).mean("SR"))
+sr = 100 * toy.mean("SR"), 100 * fine.mean("SR")
+print(f"SR with 21 thresholds {sr[0]:.2f} %, with 100,001 {sr[1]:.2f} %")
+print(f"mean overlap {100 * overlaps.mean():.2f} %")
+late = metrics.score({"s": lagging}, {"s": truth[:1]}, toy_protocol)
+np.testing.assert_allclose(naive_success(lagging, truth[0]), late.mean("SR"))
 
 # %% alt="Precision curve with a mark at five pixels, and success curve whose shaded area is the success rate, for one sequence"
 protocol = metrics.PROTOCOLS["gtot"]
 frames = metrics.measure({sequence: boxes}, {sequence: truth}, protocol)
 one = metrics.score_frames(frames, protocol)
-figure, axes = plt.subplots(1, 2, figsize=(7, 2.5))
-x, y = metrics.precision_curve(frames, protocol, np.linspace(0, 25, 101))
-plot.lines(axes[0], x, {tracker: y}, "threshold / px", "share of frames", f"PR at 5 px: {100 * one.mean('PR'):.1f} %")
-axes[0].axvline(5, color="0.4", linestyle="--", linewidth=0.9)
-x, y = metrics.success_curve(frames, protocol, np.linspace(0, 1, 201))
-plot.lines(axes[1], x, {tracker: y}, "overlap threshold", "share of frames", f"SR, the area: {100 * one.mean('SR'):.1f} %")
-plot.band(axes[1], x, 0 * y, y, plot.COLORS["TBSI+GMMT"])
-for ax in axes:
-    ax.set_ylim(0, 1.03)
+precision = metrics.precision_curve(frames, protocol, np.linspace(0, 25, 101))
+success = metrics.success_curve(frames, protocol, np.linspace(0, 1, 201))
+plot.curves(precision, success, one.mean("PR"), one.mean("SR"), at=5)
 plt.show()
 
 # %% [markdown]
@@ -191,9 +188,12 @@ import pandas as pd
 from gmmt import conventions
 from gmmt.files import stored_results_dir
 
-rows = conventions.grid()  # three sets of raw results, each scored under its official protocol and under every change
+rows = conventions.grid()  # three sets of raw results, scored officially and with each change
 table = pd.DataFrame(rows) if rows else pd.read_csv(stored_results_dir() / results.STORED_GRID)
-print("computed from the raw files" if rows else "stored numbers; `gmmt fetch gmmt_gtot gmmt_rgbt234 apfnet_lasher` gets the raw files")
+archives = " ".join(conventions.ARCHIVES)
+print(
+    "from the raw files" if rows else f"stored numbers; `gmmt fetch {archives}` gets the raw files"
+)
 
 # %% alt="Dot plot with one row for each changed convention and one marker for each benchmark. Choice of annotation and pooling move scores by one to thirteen points, ties at the success thresholds by up to one and a half, the others by less than one"
 plot.convention_grid(table, list(conventions.CHANGES))
@@ -208,11 +208,13 @@ plt.show()
 # **So with a score, say its protocol:** which annotation, how pooled, which thresholds and how compared, what of empty rows and invalid boxes.
 
 # %%
-largest = table.assign(size=table[["PR", "SR"]].abs().max(axis=1)).nlargest(8, "size").drop(columns="size")
+size = table[["PR", "SR"]].abs().max(axis=1)
+largest = table.loc[size.nlargest(8).index]
 print(largest.round(2).to_string(index=False))
 worst = largest.iloc[0]
-saved = run.save(table, "convention_grid.csv", source="authors' raw results under changed conventions")
-run.headline(f"largest shift by one convention: PR {worst.PR:+.1f}, SR {worst.SR:+.1f} ({worst.change}; {worst.tracker})")
+saved = run.save(table, "convention_grid.csv", source="raw results under changed conventions")
+shift = f"PR {worst.PR:+.1f}, SR {worst.SR:+.1f}"
+run.headline(f"largest shift by one convention: {shift} ({worst.change}; {worst.tracker})")
 
 # %% [markdown]
 # ## 4. When a target may leave: precision, recall, F
@@ -234,13 +236,19 @@ confidence = np.array([0.95, 0.9, 0.8, 0.3, 0.6, 0.2, 0.65, 0.7])
 best = (0, 0, 0, 0)
 for kappa in sorted(confidence):
     reported = confidence >= kappa
-    pr, re = o[reported & visible].sum() / reported.sum(), o[reported & visible].sum() / visible.sum()
+    pr, re = (
+        o[reported & visible].sum() / reported.sum(),
+        o[reported & visible].sum() / visible.sum(),
+    )
     best = max(best, (2 * pr * re / (pr + re), pr, re, kappa))
 lt = metrics.long_term([o], [visible], [confidence])
-np.testing.assert_allclose([lt.f_score[lt.best], lt.precision[lt.best], lt.recall[lt.best]], best[:3])
+found = lt.f_score[lt.best], lt.precision[lt.best], lt.recall[lt.best]
+np.testing.assert_allclose(found, best[:3])
 plain = metrics.long_term([o], [visible])
 print(f"with confidences: Pr {best[1]:.3f}  Re {best[2]:.3f}  F {best[0]:.3f} at kappa = {best[3]}")
-print(f"without:          Pr {plain.precision[0]:.3f}  Re {plain.recall[0]:.3f}  F {plain.f_score[0]:.3f};  Pr / Re = {plain.precision[0] / plain.recall[0]:.3f} = {visible.mean():.3f}")
+pr, re, f = plain.precision[0], plain.recall[0], plain.f_score[0]
+print(f"without:          Pr {pr:.3f}  Re {re:.3f}  F {f:.3f}")
+print(f"Pr / Re without:  {pr / re:.3f}, visible share {visible.mean():.3f}")
 
 # %% [markdown]
 # ## Side by side

@@ -18,8 +18,9 @@
 # %% tags=["colab-setup"]
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere this cell does nothing; OWNER: where you opened this notebook from
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/gmmt")  # noqa: F821
+if "google.colab" in sys.modules:  # elsewhere this cell does nothing
+    source = "git+https://github.com/OWNER/gmmt"  # OWNER: where you opened this notebook from
+    get_ipython().run_line_magic("pip", f"install -q {source}")  # noqa: F821
 
 # %% tags=["parameters"]
 profile: str = "auto"
@@ -52,7 +53,7 @@ run = notebook.start("11_raw_results", profile=profile, seed=seed)
 # Where the files cannot be had (no network, no mirror), per-sequence scores stored in this project stand in. They were computed from the same
 # files by the same code, and a test holds them against the files wherever those are present.
 
-# %% alt="Thirteen recomputed scores with intervals, and a mark where the paper prints them. On GTOT and LasHeR the marks coincide with the dots, on RGBT234 they lie slightly to the left"
+# %% alt="Nine recomputed scores with intervals, and a mark where the paper prints them. On GTOT and LasHeR the marks coincide with the dots, on RGBT234 they lie slightly to the left"
 import warnings
 
 CELLS = {
@@ -66,19 +67,22 @@ with warnings.catch_warnings(record=True) as notes:
     warnings.simplefilter("always")
     for archive in CELLS:
         scores[archive], sources[archive] = results.raw_scores(archive)
-rows = [(a, ref, results.estimate(scores[a], ref.split("/")[-1], resamples)) for a, refs in CELLS.items() for ref in refs]
-figure, ax = plt.subplots(figsize=(7, 3.2))
+rows = [
+    (archive, ref, results.estimate(scores[archive], ref.split("/")[-1], resamples))
+    for archive, refs in CELLS.items()
+    for ref in refs
+]
 names = ["  ".join(ref.split("/")[1:]) for _, ref, _ in rows]
-colors = [plot.COLORS[results.RAW[a][0]] for a, _, _ in rows]
-marks = [float(claims.cell(ref)) for _, ref, _ in rows]
-plot.forest(ax, names, [e for _, _, e in rows], "percent", "Printed numbers, recomputed", colors, marks)
+printed = [float(claims.cell(ref)) for _, ref, _ in rows]
+colors = [plot.COLORS[results.RAW[archive][0]] for archive, _, _ in rows]
+plot.printed_scores(names, [e for _, _, e in rows], printed, colors)
 plt.show()
 
 # %%
 print("\n".join(f"{archive}: {source}" for archive, source in sources.items()))
 print("\n".join(f"note: {note.message}" for note in notes))
 if "stored scores" in sources.values():
-    print("Some raw files cannot be had here, stored scores stand in. To get them: gmmt fetch", *CELLS)
+    print("Stored scores stand in for raw files that cannot be had here: gmmt fetch", *CELLS)
 
 # %% [markdown]
 # **What to see.** Dots are recomputed, lines their 95 % interval over sequences, black marks the printed values. Two things: at this
@@ -91,11 +95,14 @@ if "stored scores" in sources.values():
 #
 # $$SR = \frac{\sum_k n_k\, s_k}{\sum_k n_k}.$$
 
+
 # %%
 def naive_pooled(scores, metric, names):
     """Mean over all frames of the named sequences, from per-sequence means."""
     hits = frames = 0
-    for name, n, value in zip(scores.sequences, scores.n_frames, scores.values[metric], strict=True):
+    for name, n, value in zip(
+        scores.sequences, scores.n_frames, scores.values[metric], strict=True
+    ):
         if name in names:
             hits, frames = hits + n * value, frames + n
     return 100 * hits / frames
@@ -104,13 +111,14 @@ def naive_pooled(scores, metric, names):
 # %% tags=["nbval-check-output"]
 from gmmt.data.benchmarks import ground_truth
 
-gtot, subsets = scores["gmmt_gtot"], {"ALL": scores["gmmt_gtot"].sequences} | dict(ground_truth("gtot").attributes)
-equal = 0
+gtot, equal = scores["gmmt_gtot"], 0
+subsets = {"ALL": gtot.sequences} | dict(ground_truth("gtot").attributes)
 print("subset   n    PR  printed    SR  printed")
 for subset, names in subsets.items():
     line = f"{subset:6s} {len(names):3d}"
     for metric in ("PR", "SR"):
-        value, text = 100 * gtot.subset(names).mean(metric), claims.cell(f"S5/GTOT/TBSI+GMMT/{metric}@{subset}")
+        value = 100 * gtot.subset(names).mean(metric)
+        text = claims.cell(f"S5/GTOT/TBSI+GMMT/{metric}@{subset}")
         np.testing.assert_allclose(value, naive_pooled(gtot, metric, names))
         equal += (same := claims.equal_as_printed(value, text))
         line += f"  {value:4.1f}  {text}{' ' if same else '*'}  "
@@ -118,12 +126,13 @@ for subset, names in subsets.items():
 print(f"{equal} of 16 cells as printed")
 
 # %% alt="Precision and success of TBSI+GMMT on seven attributes of GTOT with intervals of five to ten points, and printed marks on the dots"
-figure, axes = plt.subplots(1, 2, figsize=(7, 2.9), sharey=True)
-for ax, metric in zip(axes, ("PR", "SR"), strict=True):
-    e = [results.estimate(gtot.subset(names), metric, resamples) for names in subsets.values()]
-    marks = [float(claims.cell(f"S5/GTOT/TBSI+GMMT/{metric}@{s}")) for s in subsets]
-    labels = [f"{s} (n = {len(names)})" for s, names in subsets.items()]
-    plot.forest(ax, labels, e, f"{metric} / %, {plot.INTERVAL}", f"GTOT: {metric}", printed=marks)
+estimates, printed = {}, {}
+for metric in ("PR", "SR"):
+    estimates[metric] = [
+        results.estimate(gtot.subset(n), metric, resamples) for n in subsets.values()
+    ]
+    printed[metric] = [float(claims.cell(f"S5/GTOT/TBSI+GMMT/{metric}@{s}")) for s in subsets]
+plot.attributes([f"{s} (n = {len(n)})" for s, n in subsets.items()], estimates, printed)
 plt.show()
 
 # %% [markdown]
@@ -148,19 +157,19 @@ for archive in ("gmmt_rgbt234", "dfat_rgbt234"):
         np.testing.assert_allclose(total / 234, 100 * scores[archive].mean(metric))
         text = claims.cell(f"T1/RGBT234/{tracker}/{metric}")
         assert claims.equal_as_printed(total / 235, text)
-        print(f"{tracker:10s} {metric}  {total:8.1f}  {total / 234:.1f}    {total / 235:.1f}    {text}")
+        means = f"{total / 234:.1f}    {total / 235:.1f}"
+        print(f"{tracker:10s} {metric}  {total:8.1f}  {means}    {text}")
 
 # %% alt="Four lines fall as the assumed number of sequences grows; each crosses the band of its printed value only at 235"
-figure, axes = plt.subplots(1, 4, figsize=(7.2, 2.3))
-divisors = np.arange(230, 239)
-panels = [(a, m) for a in ("gmmt_rgbt234", "dfat_rgbt234") for m in ("PR", "SR")]
-for ax, (archive, metric) in zip(axes, panels, strict=True):
-    tracker, total = results.RAW[archive][0], 100 * scores[archive].values[metric].sum()
-    text = float(claims.cell(f"T1/RGBT234/{tracker}/{metric}"))
-    ax.axhspan(text - 0.05, text + 0.05, color="0.85")
-    ax.plot(divisors, total / divisors, "o-", color=plot.COLORS[tracker], markersize=3.5)
-    ax.set(title=f"{tracker} {metric}", xlabel="sum divided by", xticks=[230, 235])
-axes[0].set_ylabel("percent")
+panels = []
+for archive in ("gmmt_rgbt234", "dfat_rgbt234"):
+    tracker = results.RAW[archive][0]
+    for metric in ("PR", "SR"):
+        total = 100 * scores[archive].values[metric].sum()
+        panels.append(
+            (tracker, metric, total, float(claims.cell(f"T1/RGBT234/{tracker}/{metric}")))
+        )
+plot.divisors(panels)
 plt.show()
 
 # %% [markdown]
@@ -175,9 +184,10 @@ plt.show()
 # *other videos of the same kind* (the bootstrap). Two trackers that ran on the same sequences share the luck, so their **paired** difference is
 # known better than either score.
 
+
 # %%
 def naive_bootstrap(values, resamples, seed):
-    """95 % interval of a mean: draw as many sequences as there are, with replacement, again and again."""
+    """95 % interval of a mean: draw as many sequences, with replacement, again and again."""
     rng, means = np.random.default_rng(seed), []
     for _ in range(resamples):
         draw = rng.integers(len(values), size=len(values))
@@ -190,19 +200,18 @@ gmmt, dfat = scores["gmmt_rgbt234"], scores["dfat_rgbt234"]
 assert gmmt.sequences == dfat.sequences
 paired = results.difference(gmmt, dfat, "SR", resamples=4000)
 naive = naive_bootstrap(100 * (gmmt.values["SR"] - dfat.values["SR"]), 4000, seed=0)
-np.testing.assert_allclose([paired.low, paired.high], naive, atol=0.25)  # two draws of the same distribution
+np.testing.assert_allclose(
+    [paired.low, paired.high], naive, atol=0.25
+)  # two draws of the same distribution
 alone = [results.estimate(s, "SR", resamples=4000) for s in (gmmt, dfat)]
-unpaired = np.hypot(*[(e.high - e.low) / 2 for e in alone])
-print(f"SR, TBSI+GMMT - DFAT on RGBT234: {paired.value:+.1f}, half-width {(paired.high - paired.low) / 2:.1f} paired, {unpaired:.1f} if taken as unpaired")
-print("verdict on the claim in Table 1:", claims.judge_difference(paired.low, paired.high, claimed=9.5))
+halves = (paired.high - paired.low) / 2, np.hypot(*[(e.high - e.low) / 2 for e in alone])
+print(f"SR, TBSI+GMMT - DFAT on RGBT234: {paired.value:+.1f}")
+print(f"half-width of the interval: {halves[0]:.1f} paired, {halves[1]:.1f} if taken as unpaired")
+print("Table 1's claim:", claims.judge_difference(paired.low, paired.high, claimed=9.5))
 
 # %% alt="Per-sequence differences in success rate between TBSI+GMMT and DFAT sorted from minus 50 to plus 80 points; about a third is negative"
-d = np.sort(100 * (gmmt.values["SR"] - dfat.values["SR"]))
-figure, ax = plt.subplots(figsize=(7, 2.4))
-ax.bar(range(len(d)), d, width=1, color=np.where(d > 0, plot.COLORS["TBSI+GMMT"], plot.COLORS["DFAT"]))
-ax.axhline(d.mean(), color="black", linewidth=1)
-ax.text(0, d.mean() + 3, f"mean {d.mean():+.1f}, 95 % interval [{paired.low:+.1f}, {paired.high:+.1f}]", fontsize=8)
-ax.set(xlabel=f"sequence, sorted ({(d < 0).sum()} of {len(d)} favour DFAT)", ylabel="difference in SR / points", title="One number hides 234")
+d = 100 * (gmmt.values["SR"] - dfat.values["SR"])
+plot.differences(d, paired, "TBSI+GMMT", "DFAT")
 plt.show()
 
 # %% [markdown]
@@ -218,22 +227,23 @@ plt.show()
 # *every* tracker. VOT averages $Pr$ and $Re$ over sequences first, so the ratio of the averages varies a little, but only a little.
 
 # %% tags=["nbval-check-output"]
-table = results.published().query("benchmark == 'RGBD1K' and metric in ('PR', 'RE', 'F-score')")
-table = table[table.value.str.fullmatch(r"[\d.]+")].astype({"value": float})
-wide = table.pivot_table(index=["source", "method", "setting"], columns="metric", values="value", sort=False).dropna().reset_index()
-wide["ratio"], wide["F again"] = wide.PR / wide.RE, 2 * wide.PR * wide.RE / (wide.PR + wide.RE)
-print(wide[wide.source == "paper Table 3"].drop(columns=["source", "setting"]).round(3).to_string(index=False))
+wanted = "benchmark == 'RGBD1K' and metric in ('PR', 'RE', 'F-score')"
+table = results.published().query(wanted)
+table = table[table.value.str.fullmatch(r"[\d.]+")].astype({"value": float})  # not "out of memory"
+index = ["source", "method", "setting"]
+wide = table.pivot_table(index=index, columns="metric", values="value", sort=False)
+wide = wide.dropna().reset_index()
+wide["ratio"] = wide.PR / wide.RE
+wide["F again"] = 2 * wide.PR * wide.RE / (wide.PR + wide.RE)
+shown = wide[wide.source == "paper Table 3"].drop(columns=["source", "setting"])
+print(shown.round(3).to_string(index=False))
 off = (wide["F again"] - wide["F-score"]).abs()
-print(f"F from the printed PR and RE: largest deviation from the printed F {off.max():.2f}, in {len(wide)} rows")
+print(f"F from printed PR and RE: at most {off.max():.2f} from the printed F, in {len(wide)} rows")
 
 # %% alt="Ratio of precision to recall for each row of the RGBD1K tables: all GMMT rows, both ViPT-D* and SPT lie near 0.945, ViPT-D near 0.96, DeT and DDiMP above one"
-figure, ax = plt.subplots(figsize=(6.4, 3.4))
-y = {method: -i for i, method in enumerate(dict.fromkeys(wide.method))}
-half = 0.05 * np.hypot(1 / wide.RE, wide.PR / wide.RE**2)  # the digits that printing cut off
-ax.errorbar(wide.ratio, wide.method.map(y), xerr=half, fmt="o", color=plot.COLORS["DM"], markersize=4, linewidth=1)
-ax.set(yticks=list(y.values()), yticklabels=list(y), xlabel="Pr / Re (bars: what rounding to 0.1 hides)", title="One narrow band: trackers that report every frame")
+wide["half"] = 0.05 * np.hypot(1 / wide.RE, wide.PR / wide.RE**2)  # digits that printing cut off
 same = wide[wide.ratio.between(0.94, 0.952)].ratio
-ax.axvspan(same.min(), same.max(), color="0.88", zorder=0)
+plot.ratios(wide, (same.min(), same.max()))
 plt.show()
 
 # %%
@@ -244,10 +254,11 @@ from gmmt.errors import DownloadError
 try:
     files = sorted(manifest.fetch("gmmt_rgbd1k", progress=False).rglob("*.txt"))
     boxes = [read_boxes(f) for f in files]
-    print(f"raw files: {len(files)} sequences, {sum(map(len, boxes))} rows, columns x, y, w, h: {all(b.shape[1] == 4 for b in boxes)}")
+    columns = {len(f.read_text().splitlines()[0].split()) for f in files}
+    print(f"{len(files)} raw files, {sum(map(len, boxes))} rows, columns: {columns}")
 except DownloadError:
-    print("The raw files cannot be had here; the manifest counts 50 sequences and 117900 rows of four columns.")
-print(f"visible share implied by the {len(same)} rows in the grey band: {same.min():.3f} to {same.max():.3f}")
+    print("The raw files cannot be had here; the manifest says 50 files, 117900 rows, 4 columns.")
+print(f"visible share implied by {len(same)} rows (band): {same.min():.3f} to {same.max():.3f}")
 
 # %% [markdown]
 # **What to see.** SPT, ViPT-D* and all GMMT rows lie within 0.943 to 0.949: one operating point, every frame reported, and a target
@@ -257,9 +268,14 @@ print(f"visible share implied by the {len(same)} rows in the grey band: {same.mi
 # %%
 ledger = claims.ledger().query("check == 'raw results'")
 print(ledger[["id", "claim", "verdict"]].to_string(index=False))
-out = pd.DataFrame([{"archive": a, "cell": ref, "value": e.value, "low": e.low, "high": e.high, "n": e.n, "printed": claims.cell(ref)} for a, ref, e in rows])
-saved = run.save(out, "recomputed.csv", source="authors' raw results: " + ", ".join(sorted(set(sources.values()))))
-run.headline(f"GTOT {rows[0][2].value:.1f}/{rows[1][2].value:.1f}, RGBT234 {rows[2][2].value:.1f}/{rows[3][2].value:.1f} (printed 87.9/64.7), {equal} of 16 attribute cells")
+out = [{"archive": a, "cell": ref, "printed": claims.cell(ref), **vars(e)} for a, ref, e in rows]
+origin = ", ".join(sorted(set(sources.values())))
+saved = run.save(pd.DataFrame(out), "recomputed.csv", source=f"authors' raw results: {origin}")
+value = [f"{e.value:.1f}" for _, _, e in rows]
+run.headline(
+    f"GTOT {value[0]}/{value[1]}, {equal} of 16 attribute cells; "
+    f"RGBT234 {value[2]}/{value[3]} (printed 87.9/64.7)"
+)
 
 # %% [markdown]
 # ## Side by side
