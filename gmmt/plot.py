@@ -285,7 +285,9 @@ def attributes(names: Sequence[str], estimates: Mapping[str, Sequence], printed:
     """Returns a panel for each metric, with a row for each attribute."""
     figure, axes = plt.subplots(1, len(estimates), figsize=(7, 2.9), sharey=True)
     for ax, metric in zip(axes, estimates, strict=True):
-        forest(ax, names, estimates[metric], f"{metric} / %, {INTERVAL}", f"GTOT: {metric}", printed=printed[metric])
+        forest(ax, names, estimates[metric], f"{metric} / %", f"GTOT: {metric}", printed=printed[metric])
+        ax.get_legend().remove()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
     return figure
 
 

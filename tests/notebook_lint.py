@@ -334,7 +334,8 @@ from base64 import b64decode
 
 from IPython.display import Image, display
 
-dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptV"
+dot += "AAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 display(Image(b64decode(dot), format="png"))
 
 # %% tags=["nbval-check-output"]
@@ -367,7 +368,7 @@ def example(name: str = "90_example"):
     """Returns a small notebook that keeps every rule, with the outputs that it has when executed (seed 0, profile smoke)."""
     nb = jupytext.reads(EXAMPLE.replace("NAME", name), fmt="py:percent")
     nb.metadata.pop("jupytext", None)
-    pixel = re.search(r'dot = "([^"]+)"', EXAMPLE)[1]
+    pixel = "".join(re.findall(r'dot \+?= "([^"]+)"', EXAMPLE))
     where = f"runs/smoke/seed0/{name}"
     stored = {
         "gmmt.notebook.start(": new_output("stream", name="stdout", text=f"{name} · profile smoke · seed 0 · {where}\n"),

@@ -137,9 +137,8 @@ x_0 = (x_0 - x_0.mean()) / x_0.std()
 noise = torch.randn(x_0.shape, generator=run.generator())
 rows = [[s.q_sample(x_0, t, noise)[0, 0].numpy() for t in at] for s in (cosine, linear)]
 titles = [f"t = {t}" for t in at]
-plot.image_grid(
-    rows, titles, ["cosine", "linear"], "A feature map on its way to noise: Eq. (2)", limits=(-2, 3)
-)
+title = "A feature map on its way to noise: Eq. (2)"
+plot.image_grid(rows, titles, ["cosine", "linear"], title, limits=(-2, 3))
 plt.show()
 
 
@@ -187,9 +186,8 @@ for t in (100, 500, 999):
     naive_x_0 = (x_t - (1 - a).sqrt() * z) / a.sqrt()
     torch.testing.assert_close(naive_x_0, reference.predict_x_0(x_t[None], t, z[None])[0])
     torch.testing.assert_close(z, reference.predict_noise(x_t[None], t, x[None])[0])
-    print(
-        f"t = {t}: an error of 0.01 in the noise becomes {0.01 * ((1 - a) / a).sqrt():.4g} in x_0"
-    )
+    error = 0.01 * ((1 - a) / a).sqrt()
+    print(f"t = {t}: an error of 0.01 in the noise becomes {error:.4g} in x_0")
 
 # %% [markdown]
 # At $t = 999$ the factor is 20,000. A network that predicts noise cannot be used with one step from pure noise; one that predicts
@@ -265,13 +263,14 @@ from gmmt.networks.tiny import TinyNet
 
 def train(fusion, n_steps, batch=32, rate=3e-3):
     """Trains a fusion module on fresh scenes; returns it with its loss at each step."""
-    generator, losses = run.generator(), []
+    scenes, noise = run.generator(), torch.Generator().manual_seed(seed + 1)
+    losses = []
     optimizer = torch.optim.AdamW(fusion.parameters(), lr=rate, weight_decay=0)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, n_steps)
-    quiet = run.profile == "smoke"
-    for _ in tqdm(range(n_steps), desc=type(fusion).__name__, disable=quiet, mininterval=5):
-        scene, f_1, f_2, _ = half_blind(batch, generator)
-        _, terms = fusion.loss(scene, f_1, f_2, generator)
+    options = {"disable": run.profile == "smoke", "mininterval": 5, "file": sys.stdout}
+    for _ in tqdm(range(n_steps), desc=type(fusion).__name__, **options):
+        scene, f_1, f_2, _ = half_blind(batch, scenes)
+        _, terms = fusion.loss(scene, f_1, f_2, noise)
         loss = sum(terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -301,14 +300,9 @@ chosen = torch.cat([(~hidden).nonzero()[:3, 0], hidden.nonzero()[:3, 0]]).tolist
 shown = {"fused": scene, "$f_1$": f_1, "$f_2$": f_2}
 shown |= {k: outputs[k] for k in ("RAW", "DM, s = 1", f"DM, s = {steps}")}
 grid = [[v[i, 0].numpy() for i in chosen] for v in shown.values()]
-plot.image_grid(
-    grid,
-    ["seen"] * 3 + ["hidden"] * 3,
-    list(shown),
-    "Where both cameras are blind, one step gives a blur",
-    limits=(-1, 1),
-    width=4.6,
-)
+columns = ["seen"] * 3 + ["hidden"] * 3
+title = "Where both cameras are blind, one step gives a blur"
+plot.image_grid(grid, columns, list(shown), title, limits=(-1, 1), width=4.6)
 plt.show()
 
 # %% [markdown]
@@ -345,9 +339,7 @@ mass = {k: (v[hidden, 0] + 1).clamp(min=0).sum(2) for k, v in {"truth": scene, *
 row = {k: (v * where).sum(1) / v.sum(1) for k, v in mass.items()}
 off = (row[f"DM, s = {steps}"] - row["truth"]).abs()
 share = 100 * (off > 2).float().mean()
-print(
-    f"s = {steps}: {share:.0f} % of hidden discs are drawn over 2 cells (a radius) from the truth"
-)
+print(f"s = {steps}: {share:.0f} % of hidden discs land over 2 cells (a radius) from the truth")
 run.headline("hidden disc, MSE: " + ", ".join(f"{k} {v}" for k, v in hidden_error.items()))
 
 # %% [markdown]

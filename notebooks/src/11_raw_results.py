@@ -40,7 +40,7 @@ run = notebook.start("11_raw_results", profile=profile, seed=seed)
 # ## The idea
 #
 # The authors published the boxes that their trackers drew, frame by frame. Real annotation is public too. So the tables can be recomputed
-# without a network and without a GPU, and a printed number either comes back or it does not.
+# without training anything, and a printed number either comes back or it does not.
 #
 # | archive | tracker | benchmark | from |
 # |---|---|---|---|
@@ -86,7 +86,7 @@ if "stored scores" in sources.values():
 
 # %% [markdown]
 # **What to see.** Dots are recomputed, lines their 95 % interval over sequences, black marks the printed values. Two things: at this
-# scale everything agrees; and the intervals are *five points wide*. We take them in turn.
+# scale everything agrees; and the intervals are *five to nine points wide*. We take them in turn.
 
 # %% [markdown]
 # ## 1. GTOT: pooled over frames, and by attribute
@@ -200,9 +200,7 @@ gmmt, dfat = scores["gmmt_rgbt234"], scores["dfat_rgbt234"]
 assert gmmt.sequences == dfat.sequences
 paired = results.difference(gmmt, dfat, "SR", resamples=4000)
 naive = naive_bootstrap(100 * (gmmt.values["SR"] - dfat.values["SR"]), 4000, seed=0)
-np.testing.assert_allclose(
-    [paired.low, paired.high], naive, atol=0.25
-)  # two draws of the same distribution
+np.testing.assert_allclose([paired.low, paired.high], naive, atol=0.25)  # other draws, same law
 alone = [results.estimate(s, "SR", resamples=4000) for s in (gmmt, dfat)]
 halves = (paired.high - paired.low) / 2, np.hypot(*[(e.high - e.low) / 2 for e in alone])
 print(f"SR, TBSI+GMMT - DFAT on RGBT234: {paired.value:+.1f}")
@@ -262,12 +260,13 @@ print(f"visible share implied by {len(same)} rows (band): {same.min():.3f} to {s
 
 # %% [markdown]
 # **What to see.** SPT, ViPT-D* and all GMMT rows lie within 0.943 to 0.949: one operating point, every frame reported, and a target
-# visible in about 94.5 % of the frames. DDiMP and DeT differ, so they do report absence; ViPT-D lies between. So Table 3 compares trackers
+# visible in about 94.5 % of the frames. DDiMP and DeT differ, so they do report absence; ViPT-D lies between, and is left open. So Table 3 compares trackers
 # that may say "absent" with trackers that cannot, on a measure made to tell them apart. The files cannot tell more.
 
 # %%
 ledger = claims.ledger().query("check == 'raw results'")
-print(ledger[["id", "claim", "verdict"]].to_string(index=False))
+for claim in ledger.itertuples():
+    print(f"{claim.id}  {claim.verdict:13s}  {claim.claim}")
 out = [{"archive": a, "cell": ref, "printed": claims.cell(ref), **vars(e)} for a, ref, e in rows]
 origin = ", ".join(sorted(set(sources.values())))
 saved = run.save(pd.DataFrame(out), "recomputed.csv", source=f"authors' raw results: {origin}")
