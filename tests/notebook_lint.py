@@ -341,7 +341,8 @@ display(Image(b64decode(dot), format="png"))
 # %% tags=["nbval-check-output"]
 x = [1.0, 2.0, 3.0, 6.0]
 mean = sum(x) / len(x)
-assert all(sum((v - mean) ** 2 for v in x) <= sum((v - mean - d) ** 2 for v in x) for d in (-0.1, 0.1))
+least = sum((v - mean) ** 2 for v in x)
+assert all(least <= sum((v - mean - d) ** 2 for v in x) for d in (-0.1, 0.1))
 print(f"mean {mean:.3f}")
 
 # %%
