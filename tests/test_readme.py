@@ -1,0 +1,33 @@
+"""What the README says of the project is true of the project."""
+
+import re
+
+from gmmt import claims, files
+
+README = (files.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_verdicts_are_the_ledgers():
+    n = claims.tally(claims.ledger())
+    line = (
+        f"{sum(n.values())} claims: {n['recomputed']} recomputed, {n['holds']} hold, {n['does not hold']} do not hold, "
+        f"{n['undecided']} undecided, {n['not attempted']} not attempted."
+    )
+    assert line in README, f"README.md should say: {line} (and `make notebooks` draws docs/claims.png anew)"
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(targets) > 5
+    assert [t for t in targets if not t.startswith("http") and not (files.ROOT / t).exists()] == []
+
+
+def test_named_commands_exist():
+    makefile = (files.ROOT / "Makefile").read_text(encoding="utf-8")
+    for goal in set(re.findall(r"(?m)(?:^    |`)make ([a-z]+)", README)):
+        assert re.search(rf"^{goal}:", makefile, re.MULTILINE), f"make {goal}"
+
+
+def test_every_notebook_is_listed():
+    for path in (files.ROOT / "notebooks").glob("[0-9]*.ipynb"):
+        assert f"notebooks/{path.name}" in README
