@@ -44,14 +44,15 @@ reproduce: $(READY)
 # nbval-check-output are compared, the others must raise no error. Each worker gets its share of the cores.
 test: $(READY)
 	@status=0; \
+	threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(JOBS) )); [ $$threads -ge 1 ] || threads=1; \
+	export OMP_NUM_THREADS=$$threads; \
 	echo '== Style'; \
 	$(PY) -m ruff check --quiet . || status=$$?; \
 	echo '== Tests'; \
 	$(PY) -m pytest -n $(JOBS) --dist loadfile tests || status=$$?; \
 	if [ -n '$(wildcard notebooks/*.ipynb)' ]; then \
 		echo '== Notebooks (profile smoke)'; \
-		threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(JOBS) )); [ $$threads -ge 1 ] || threads=1; \
-		GMMT_PROFILE=smoke GMMT_RUNS="$$PWD/runs/nbval" GMMT_THREADS=$$threads OMP_NUM_THREADS=$$threads \
+		GMMT_PROFILE=smoke GMMT_RUNS="$$PWD/runs/nbval" GMMT_THREADS=$$threads \
 			$(PY) -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks || status=$$?; \
 	fi; \
 	exit $$status

@@ -1,12 +1,24 @@
-"""Fusion of two modalities' features as generation: how `fused` is learned, and how fused* is made at test time.
+"""Fusion of modalities' features as generation: how `fused` is learned, and how fused* is made at test time.
 
-Every variant has the same two methods, so that a tracker need not know which one it holds:
+Every variant has the same methods, so that a tracker need not know which one it holds:
 
-    loss(fused, f_1, f_2, generator) -> (fused_star, terms)    training: a fused feature for the head, and the generative loss
-    sample(f_1, f_2, steps, generator) -> fused_star           test
+    loss(fused, f_1, f_2, generator=g) -> (fused_star, terms)    training: a fused feature for the head, and the generative loss
+    sample(f_1, f_2, steps=s, generator=g) -> fused_star         test
 
-All features are [B, C, H, W]. This first slice holds two variants of Eq. (6): RAW, plain regression, and DM, diffusion with x_0 prediction.
+All features are [B, C, H, W]. What goes in and out, exactly:
+
+| variant | channels into U | t into U | generative loss | fused_star for the head in training | at test |
+|---|---|---|---|---|---|
+| DM | x_t, f_1, f_2 | random t | target x_0, noise or v; plain or released | x_0_hat at t random, or last (from pure noise) | s steps |
+| CGAN | z, f_1, f_2 | constant | LSGAN, D(fused or fused_star, f_1, f_2) | G's output | one call, z drawn |
+| RAW | zeros, f_1, f_2 | constant | L2 to fused | the output | one call |
+| NOISE control | z, f_1, f_2 | constant | L2 to fused (RAW with z) | the output | one call, z drawn |
+| TRK control | zeros, f_1, f_2 | constant | none (lam = 0) | the output | one call |
+
+The paper keeps U, and so its noise input, for RAW; here RAW gets zeros by default, so that NOISE - RAW isolates what the noise does.
 """
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,56 +26,215 @@ from torch import Tensor, nn
 
 from gmmt.schedule import Schedule
 
-
-class RawFusion(nn.Module):
-    """RAW: the network regresses the original fused feature; no noise, no time. Eq. (6), first line."""
-
-    def __init__(self, network: nn.Module):
-        """Wraps a network U(x, t, f_1, f_2), which gets zeros and t = 0 in place of noise and time."""
-        super().__init__()
-        self.network = network
-
-    def loss(self, fused: Tensor, f_1: Tensor, f_2: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns fused* [B, C, H, W] and {"raw": mean squared error to `fused`}."""
-        fused_star = self.sample(f_1, f_2)
-        return fused_star, {"raw": F.mse_loss(fused_star, fused)}
-
-    def sample(self, f_1: Tensor, f_2: Tensor, steps: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Returns fused* [B, C, H, W]; one call of the network whatever `steps` is."""
-        return self.network(torch.zeros_like(f_1), torch.zeros(len(f_1), dtype=torch.long, device=f_1.device), f_1, f_2)
+VARIANTS = ("DM", "CGAN", "RAW", "NOISE", "TRK")
 
 
-class DiffusionFusion(nn.Module):
-    """DM: the network restores `fused` from any amount of noise, given both modalities. Eqs. (2) and (6), third line.
+class Fusion(nn.Module):
+    """What all variants share: the network U, and the normalisation of features, which is part of the module's state.
 
-    It predicts x_0, as the released code does; the paper's text predicts the noise.
+    Inside, every channel of `fused`, f_1, ... has mean 0 and variance 1 over the training set, as diffusion wants it; fused* leaves in the
+    tracker's own units.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule | None = None):
-        """Wraps a network U(x_t, t, f_1, f_2); the schedule is cosine with T = 1000 unless given."""
+    def __init__(self, network: nn.Module, channels: int, modalities: int = 2):
+        """Wraps U(x, t, f_1, ..., f_m) for features with `channels` channels; until `fit` is called they are taken as they are."""
         super().__init__()
         self.network = network
+        self.register_buffer("mean", torch.zeros(1 + modalities, channels))
+        self.register_buffer("std", torch.ones(1 + modalities, channels))
+
+    def fit(self, fused: Tensor, *features: Tensor) -> None:
+        """Takes the mean and standard deviation of each channel from training features [N, C, H, W]."""
+        for i, x in enumerate((fused, *features)):
+            self.mean[i] = x.mean((0, 2, 3))
+            self.std[i] = x.std((0, 2, 3)).clamp(min=1e-6)
+
+    def normalize(self, i: int, x: Tensor) -> Tensor:
+        """Returns x [B, C, H, W] with standardised channels; i = 0 is `fused`, i = 1.. the modalities."""
+        return (x - self.mean[i, :, None, None]) / self.std[i, :, None, None]
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Returns fused* [B, C, H, W] in the tracker's units."""
+        return x * self.std[0, :, None, None] + self.mean[0, :, None, None]
+
+    def given(self, features: tuple[Tensor, ...]) -> list[Tensor]:
+        """Returns the standardised conditions."""
+        return [self.normalize(i, f) for i, f in enumerate(features, start=1)]
+
+
+class OneCall(Fusion):
+    """RAW, NOISE and TRK: one call of U at a constant t, with zeros or noise in x_t's place, with or without the L2 to `fused`. Eq. (6)."""
+
+    def __init__(self, network: nn.Module, channels: int, modalities: int = 2, noise: bool = False, supervised: bool = True):
+        """Makes RAW; `noise=True` makes NOISE, `supervised=False` makes TRK, which only the tracker's own loss trains."""
+        super().__init__(network, channels, modalities)
+        self.noise, self.supervised = noise, supervised
+
+    def _call(self, given: list[Tensor], generator: torch.Generator | None) -> Tensor:
+        z = unit_noise(given[0], generator) if self.noise else torch.zeros_like(given[0])
+        return self.network(z, z.new_zeros(len(z)), *given)
+
+    def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns fused* [B, C, H, W] and {"raw": squared error to `fused`}, or no term at all for TRK."""
+        x = self._call(self.given(features), generator)
+        terms = {"raw": F.mse_loss(x.float(), self.normalize(0, fused).float())} if self.supervised else {}
+        return self.denormalize(x), terms
+
+    def sample(self, *features: Tensor, steps: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Returns fused* [B, C, H, W]; one call of U whatever `steps` is."""
+        return self.denormalize(self._call(self.given(features), generator))
+
+
+class CGANFusion(OneCall):
+    """CGAN: U as generator, and a discriminator that is trained in turn with it, both by squared errors (LSGAN). Eq. (6), second line."""
+
+    def __init__(self, network: nn.Module, discriminator: nn.Module, channels: int, modalities: int = 2):
+        """Wraps G = U(z, t, f_1, ...) and D(x, f_1, ...) -> [B] in (0, 1)."""
+        super().__init__(network, channels, modalities, noise=True)
+        self.discriminator = discriminator
+
+    def discriminator_loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Returns Loss_D = Loss_D0 + Loss_D1: D should answer 0 for fused*, 1 for `fused`. Step D with it first; G stays as it is."""
+        given = self.given(features)
+        with torch.no_grad():
+            fake = self._call(given, generator)
+        real = self.discriminator(self.normalize(0, fused), *given).float()
+        fake = self.discriminator(fake, *given).float()
+        return fake.square().mean() + (1 - real).square().mean()
+
+    def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns fused* [B, C, H, W] and {"cgan": Loss_G}: D, held fixed, should answer 1 for fused*."""
+        given = self.given(features)
+        x = self._call(given, generator)
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        answer = torch.func.functional_call(self.discriminator, frozen, (x, *given)).float()
+        return self.denormalize(x), {"cgan": (1 - answer).square().mean()}
+
+
+class DiffusionFusion(Fusion):
+    """DM: U restores `fused` from any amount of noise, given the modalities. Eqs. (2), (4) and (6), third line."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        modalities: int = 2,
+        schedule: Schedule | None = None,
+        target: str = "x_0",
+        weighting: str = "plain",
+        track_t: str = "random",
+        time: str = "step",
+    ):
+        """Wraps U(x_t, t, f_1, ...).
+
+        Args:
+            schedule: cosine with T = 1000 unless given.
+            target: what U predicts: "x_0", "noise" (the paper's text) or "v".
+            weighting: "plain" squared error on the target, or "released": U predicts x_0, the error is that of the noise derived from it.
+            track_t: the head gets x_0_hat at the "random" t of the loss (released), or at the "last" t from pure noise, as at test.
+            time: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
+
+        Raises:
+            ValueError: an option has no such value, or "released" weighting is asked for with another target than x_0.
+        """
+        super().__init__(network, channels, modalities)
+        for name, value, known in (
+            ("target", target, ("x_0", "noise", "v")),
+            ("weighting", weighting, ("plain", "released")),
+            ("track_t", track_t, ("random", "last")),
+            ("time", time, ("step", "level")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
+        if weighting == "released" and target != "x_0":
+            raise ValueError("the released weighting is for target='x_0'")
         self.schedule = schedule or Schedule.cosine()
+        self.target, self.weighting, self.track_t, self.time = target, weighting, track_t, time
 
-    def loss(self, fused: Tensor, f_1: Tensor, f_2: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns x_0_hat [B, C, H, W] at a random t for each item and {"dm": its mean squared error to `fused`}."""
-        t = torch.randint(self.schedule.T, (len(fused),), generator=generator, device=generator.device if generator else "cpu")
-        noise = _unit_noise(fused, generator)
-        x_t = self.schedule.q_sample(fused, t, noise)
-        fused_star = self.network(x_t, t.to(fused.device), f_1, f_2)
-        return fused_star, {"dm": F.mse_loss(fused_star, fused)}
+    def _predict(self, x_t: Tensor, t: Tensor, given: list[Tensor], training: bool) -> tuple[Tensor, Tensor]:
+        """Returns U's output and the x_0_hat that it implies, both [B, C, H, W], for steps t [B]."""
+        time = t
+        if self.time == "level":
+            alpha_bar = self.schedule.alpha_bar[t.cpu()]
+            time = alpha_bar.sqrt() if training else alpha_bar
+        out = self.network(x_t, time.to(x_t.device), *given)
+        if self.target == "x_0":
+            return out, out
+        convert = self.schedule.predict_x_0 if self.target == "noise" else self.schedule.x_0_from_v
+        return out, convert(x_t, t, out)
 
-    def sample(self, f_1: Tensor, f_2: Tensor, steps: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Returns fused* [B, C, H, W], sampled from pure noise in `steps` calls of the network (DDIM, eta = 0)."""
-        x_t = _unit_noise(f_1, generator)
+    def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at a random t for each item}."""
+        t = torch.randint(self.schedule.T, (len(fused),), generator=generator, device=generator.device if generator else "cpu").cpu()
+        noise = unit_noise(fused, generator)
+        return self.loss_at(t, noise, fused, *features, generator=generator)
+
+    def loss_at(
+        self, t: Tensor, noise: Tensor, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the same for given steps t [B] and noise [B, C, H, W]."""
+        given, x_0 = self.given(features), self.normalize(0, fused)
+        x_t = self.schedule.q_sample(x_0, t, noise)
+        n = len(x_0)
+        if self.track_t == "last":  # both calls in one batch
+            x_t = torch.cat([x_t, unit_noise(x_0, generator)])
+            t = torch.cat([t, torch.full((n,), self.schedule.T - 1)])
+            given = [torch.cat([g, g]) for g in given]
+        out, x_0_hat = self._predict(x_t, t, given, training=True)
+        if self.weighting == "released":
+            error = (self.schedule.predict_noise(x_t[:n], t[:n], x_0_hat[:n].float()) - noise).square()
+        else:
+            goal = {"x_0": x_0, "noise": noise}.get(self.target)
+            goal = self.schedule.predict_v(x_0, t[:n], noise) if goal is None else goal
+            error = (out[:n].float() - goal).square()
+        return self.denormalize(x_0_hat[-n:]), {"dm": error.mean()}
+
+    def sample(
+        self, *features: Tensor, steps: int = 1, generator: torch.Generator | None = None, eta: float = 0.0, sampler: str = "ddim"
+    ) -> Tensor:
+        """Returns fused* [B, C, H, W], made from pure noise in `steps` calls of U.
+
+        Args:
+            eta: fresh noise of DDIM: 0 none, 1 as much as ancestral sampling of the sub-chain (released). At steps = 1 it has no effect.
+            sampler: "ddim", or "recursion": the supplement's pseudo code, which feeds fused* back as the next x_t without noise.
+        """
+        if sampler not in ("ddim", "recursion"):
+            raise ValueError(f"sampler must be 'ddim' or 'recursion', got {sampler!r}")
+        given = self.given(features)
+        x_t = unit_noise(given[0], generator)
         grid = self.schedule.grid(steps)
         for t, t_next in zip(grid, [*grid[1:], -1], strict=True):
-            x_0 = self.network(x_t, torch.full((len(f_1),), t, device=f_1.device), f_1, f_2)
-            x_t = self.schedule.ddim_step(x_t, x_0, t, t_next)
-        return x_t
+            _, x_0 = self._predict(x_t, torch.full((len(x_t),), t), given, training=False)
+            if sampler == "recursion":
+                x_t = x_0
+                continue
+            fresh = unit_noise(x_t, generator) if eta and t_next >= 0 else None
+            x_t = self.schedule.ddim_step(x_t, x_0, t, t_next, eta if fresh is not None else 0.0, fresh)
+        return self.denormalize(x_t)
 
 
-def _unit_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+PRESETS: Mapping[str, Mapping[str, str]] = {
+    "paper": {"target": "noise", "weighting": "plain", "track_t": "random", "time": "step"},
+    "released": {"target": "x_0", "weighting": "released", "track_t": "random", "time": "level"},
+    "ours": {"target": "x_0", "weighting": "plain", "track_t": "last", "time": "step"},
+}
+"""Options of DiffusionFusion: as the paper's text has them, as the released code has them, and a consistent choice for s = 1."""
+
+
+def make_fusion(variant: str, network: nn.Module, channels: int, discriminator: nn.Module | None = None, **options) -> Fusion:
+    """Returns the variant (see the module's table) around U; raises ValueError for an unknown one, or a CGAN without a discriminator."""
+    if variant == "DM":
+        return DiffusionFusion(network, channels, **options)
+    if variant == "CGAN":
+        if discriminator is None:
+            raise ValueError("CGAN needs a discriminator")
+        return CGANFusion(network, discriminator, channels, **options)
+    if variant in ("RAW", "NOISE", "TRK"):
+        return OneCall(network, channels, noise=variant == "NOISE", supervised=variant != "TRK", **options)
+    raise ValueError(f"unknown fusion {variant!r}; expected one of {', '.join(VARIANTS)}")
+
+
+def unit_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Returns Gaussian noise shaped like `like`, drawn on the generator's own device: the same seed, the same noise on any device."""
     device = generator.device if generator else like.device
-    return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+    return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like.device, like.dtype)

@@ -81,6 +81,42 @@ class Schedule:
         signal, sigma = self.levels(t, x_t)
         return (x_t - signal * x_0) / sigma
 
+    def predict_v(self, x_0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
+        """Returns v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 [B, ...], well-posed at every t (Salimans and Ho, 2022)."""
+        signal, sigma = self.levels(t, x_0)
+        return signal * noise - sigma * x_0
+
+    def x_0_from_v(self, x_t: Tensor, t: Tensor | int, v: Tensor) -> Tensor:
+        """Returns the x_0 [B, ...] that x_t and v imply."""
+        signal, sigma = self.levels(t, x_t)
+        return signal * x_t - sigma * v
+
+    def weight_on_x_0(self, target: str) -> Tensor:
+        """Returns the weight [T] that a plain squared error on `target` ("x_0", "noise" or "v") puts on |x_0_hat - x_0|^2 at each t.
+
+        The released code predicts x_0 and takes the squared error of the noise derived from it, which has the weights of "noise".
+        """
+        if target == "x_0":
+            return torch.ones_like(self.alpha_bar)
+        if target == "noise":
+            return self.snr()
+        if target == "v":
+            return 1 / (1 - self.alpha_bar)
+        raise ValueError(f"target must be 'x_0', 'noise' or 'v', got {target!r}")
+
+    def posterior(self, t: int) -> tuple[float, float, float]:
+        """Returns (coefficient of x_0, coefficient of x_t, variance) of q(x_{t-1} | x_t, x_0). DDPM, Eq. (7)."""
+        alpha_bar, before = self.alpha_bar[t].item(), self.alpha_bar[t - 1].item() if t else 1.0
+        alpha, beta = self.alpha[t].item(), self.beta[t].item()
+        scale = 1 / (1 - alpha_bar)
+        return math.sqrt(before) * beta * scale, math.sqrt(alpha) * (1 - before) * scale, beta * (1 - before) * scale
+
+    def posterior_as_printed(self, t: int) -> tuple[float, float, float]:
+        """Returns the same three numbers as the paper's Eq. (3) has them: with sqrt(alpha_bar) where the posterior has sqrt(alpha)."""
+        alpha_bar, before = self.alpha_bar[t].item(), self.alpha_bar[t - 1].item() if t else 1.0
+        beta, scale = self.beta[t].item(), 1 / (1 - alpha_bar)
+        return math.sqrt(before) * beta * scale, math.sqrt(alpha_bar) * (1 - before) * scale, beta * (1 - before) * scale
+
     def grid(self, steps: int) -> list[int]:
         """Returns the `steps` time steps at which a sampler evaluates U, from T-1 downwards, evenly spaced: 1 -> [999], 2 -> [999, 499].
 

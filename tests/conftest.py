@@ -48,3 +48,16 @@ def no_downloads(tmp_path, monkeypatch):
     (tmp_path / "empty_mirror").mkdir()
     monkeypatch.setenv("GMMT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("GMMT_MIRROR", str(tmp_path / "empty_mirror"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--reference", default=None, help="folder of reference outputs (default: tests/reference)")
+
+
+@pytest.fixture(scope="session")
+def reference(request) -> Path:
+    """The folder of reference outputs of the released code."""
+    folder = Path(request.config.getoption("--reference") or Path(__file__).parent / "reference")
+    if not folder.is_dir():
+        raise pytest.UsageError(f"--reference {folder}: there is no such folder")
+    return folder

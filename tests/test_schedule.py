@@ -1,7 +1,5 @@
 """The noise schedule against closed forms, diffusers' scheduler and the released code's numbers."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,33 +18,24 @@ def test_cosine_alpha_bar_is_a_squared_cosine_until_the_clip():
     assert (s.beta[:-1] < 0.999).all()
 
 
-@pytest.mark.parametrize("T", [10, 100, 1000])
-def test_cosine_equals_the_released_code(shared, T):
-    reference = json.loads((shared / "reference" / "lddiffuse_schedule.json").read_text())[str(T)]
-    s = Schedule.cosine(T)
-    for ours, theirs in ((s.beta, reference["betas"]), (s.alpha_bar, reference["alphas_cumprod"])):
-        at = theirs.get("at") or dict(enumerate(theirs["values"]))
-        assert len(at) >= min(T, 20)
-        for t, value in at.items():
-            assert ours[int(t)].item() == pytest.approx(value, rel=1e-9)
+PREDICTION = {"x_0": "sample", "noise": "epsilon", "v": "v_prediction"}
 
 
-def test_grids_equal_the_released_code(shared):
-    reference = json.loads((shared / "reference" / "predict_timesteps.json").read_text())
-    for T, grids in reference.items():
-        assert len(grids) >= 4
-        for steps, expected in grids.items():
-            assert [*Schedule.cosine(int(T)).grid(int(steps)), -1] == expected["times"]
+def x_0_hat(s, target, x_t, t):
+    """x_0 from a stand-in network, tanh, that predicts `target`."""
+    out = torch.tanh(x_t)
+    return {"x_0": lambda: out, "noise": lambda: s.predict_x_0(x_t, t, out), "v": lambda: s.x_0_from_v(x_t, t, out)}[target]()
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_sampling_equals_diffusers(kind, steps, eta):
+@pytest.mark.parametrize("target", PREDICTION)
+def test_sampling_equals_diffusers(kind, steps, eta, target):
     from diffusers import DDIMScheduler
 
     s = getattr(Schedule, kind)(1000)
-    theirs = DDIMScheduler(clip_sample=False, prediction_type="sample", timestep_spacing="trailing")
+    theirs = DDIMScheduler(clip_sample=False, prediction_type=PREDICTION[target], timestep_spacing="trailing")
     theirs.alphas_cumprod, theirs.final_alpha_cumprod = s.alpha_bar.clone(), torch.tensor(1.0, dtype=torch.float64)
     theirs.set_timesteps(steps)
     assert theirs.timesteps.tolist() == s.grid(steps)
@@ -54,9 +43,58 @@ def test_sampling_equals_diffusers(kind, steps, eta):
     x = y = torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
     for t, t_next in zip(s.grid(steps), [*s.grid(steps)[1:], -1], strict=True):
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        x = s.ddim_step(x, torch.tanh(x), t, t_next, eta, noise)
+        x = s.ddim_step(x, x_0_hat(s, target, x, t), t, t_next, eta, noise)
         y = theirs.step(torch.tanh(y), t, y, eta=eta, variance_noise=noise if eta else None).prev_sample
-    torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize("t", [999, 500, 100, 1])
+def test_ancestral_steps_and_the_posterior_equal_diffusers(kind, t, monkeypatch):
+    from diffusers import DDPMScheduler
+    from diffusers.schedulers import scheduling_ddpm
+
+    s = getattr(Schedule, kind)(1000)
+    theirs = DDPMScheduler(clip_sample=False, prediction_type="epsilon", variance_type="fixed_small")
+    theirs.betas, theirs.alphas, theirs.alphas_cumprod = s.beta.clone(), s.alpha.clone(), s.alpha_bar.clone()
+    x, noise = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *args, **kwargs: noise)
+    expected = theirs.step(torch.tanh(x), t, x).prev_sample
+    x_0 = s.predict_x_0(x, t, torch.tanh(x))
+    on_x_0, on_x_t, variance = s.posterior(t)
+    torch.testing.assert_close(on_x_0 * x_0 + on_x_t * x + variance**0.5 * noise, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(s.ddim_step(x, x_0, t, t - 1, 1.0, noise), expected, rtol=1e-6, atol=1e-6)  # eta = 1, adjacent steps
+
+
+def test_eq_3_as_printed_differs_from_the_posterior():
+    """Finding 4: the whole coefficient of x_t, with U's noise in x_0's place, is 0.995 in DDPM and 0.699 in Eq. (3), at t = 500."""
+    s = Schedule.cosine()
+    whole = {}
+    for name, posterior in (("ddpm", s.posterior(500)), ("printed", s.posterior_as_printed(500))):
+        on_x_0, on_x_t, _ = posterior
+        whole[name] = on_x_t + on_x_0 / s.alpha_bar[500].sqrt().item()
+    alpha = s.alpha[500].item()
+    assert whole["ddpm"] == pytest.approx(alpha**-0.5 * (1 - 0), abs=0.01)
+    assert s.posterior(500)[2] == s.posterior_as_printed(500)[2]
+    assert s.posterior(500)[1] == pytest.approx(0.995, abs=6e-4)
+    assert s.posterior_as_printed(500)[1] == pytest.approx(0.699, abs=6e-4)
+
+
+def test_weights_on_x_0_are_what_the_errors_say():
+    """The squared error of each target, divided by that of x_0, by definition."""
+    s = Schedule.cosine()
+    x_0, guess, noise = torch.randn(3, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for t in (0, 400, 998):
+        x_t = s.q_sample(x_0, t, noise)
+        error = (guess - x_0).square().mean()
+        derived = s.predict_noise(x_t, t, guess)
+        assert ((derived - noise).square().mean() / error).item() == pytest.approx(s.weight_on_x_0("noise")[t].item(), rel=1e-6)
+        v, v_hat = s.predict_v(x_0, t, noise), s.predict_v(guess, t, derived)
+        assert ((v_hat - v).square().mean() / error).item() == pytest.approx(s.weight_on_x_0("v")[t].item(), rel=1e-6)
+        torch.testing.assert_close(s.x_0_from_v(x_t, t, v), x_0)
+    assert (s.weight_on_x_0("x_0") == 1).all()
+    with pytest.raises(ValueError, match="target must be"):
+        s.weight_on_x_0("x0")
 
 
 def test_q_sample_equals_diffusers():

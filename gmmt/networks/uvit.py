@@ -1,0 +1,110 @@
+"""The conditional UViT: transformer blocks over all positions, with long skip connections as in a U (Bao et al., 2023)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gmmt.networks.embedding import sinusoidal
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron, each after a LayerNorm and added; `skip` first merges a long skip connection."""
+
+    def __init__(self, dim: int, heads: int, skip: bool = False):
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+        self.norm_2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.merge = nn.Linear(2 * dim, dim) if skip else None
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Returns tokens [B, N, D] from x [B, N, D] and, if the block merges one, a skip connection [B, N, D]."""
+        if self.merge is not None:
+            x = self.merge(torch.cat([x, skip], dim=-1))
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm_1(x)).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        return x + self.mlp(self.norm_2(x))
+
+
+class UViT(nn.Module):
+    """U of GMMT(V): predicts [B, C, H, W] from a noisy map, the time, and the features; every position is a token, time is one more.
+
+    Position embeddings are learned for `size` x `size` and interpolated to other H, W. Two forms:
+        paper: ends in the 3 x 3 convolution of UViT.
+        released: ends in a BatchNorm, whose running statistics average over all times, and adds f_rgb to what comes out.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        n_blocks: int = 8,
+        conditions: int = 2,
+        dim: int | None = None,
+        heads: int = 12,
+        size: int = 16,
+        form: str = "paper",
+    ):
+        """Makes the network.
+
+        Args:
+            channels: C of the noisy map, of each condition and of the output.
+            n_blocks: n, blocks on each side; one more is in the middle.
+            conditions: how many maps are given beside the noisy one.
+            dim: width of the tokens; 1.5625 C (1200 at C = 768) unless given.
+            heads: attention heads; they must divide `dim`.
+            size: H = W that position embeddings are learned for.
+            form: "paper" or "released".
+
+        Raises:
+            ValueError: heads or form cannot be.
+        """
+        super().__init__()
+        dim = dim or channels * 1200 // 768
+        if dim % heads:
+            raise ValueError(f"heads = {heads} must divide dim = {dim}")
+        if form not in ("paper", "released"):
+            raise ValueError(f"form must be 'paper' or 'released', got {form!r}")
+        self.dim, self.size = dim, size
+        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + size * size, dim))
+        self.inlet = nn.Linear((1 + conditions) * channels, dim)
+        self.down = nn.ModuleList(TransformerBlock(dim, heads) for _ in range(n_blocks))
+        self.middle = TransformerBlock(dim, heads)
+        self.up = nn.ModuleList(TransformerBlock(dim, heads, skip=True) for _ in range(n_blocks))
+        self.norm = nn.LayerNorm(dim)
+        self.outlet = nn.Linear(dim, channels)
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_out = nn.BatchNorm2d(channels) if form == "released" else None
+
+    def forward(self, x: Tensor, t: Tensor, *conditions: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Returns [B, C, H, W] from x [B, C, H, W], the time t [B] (a step or a noise level) and the conditions [B, C, H, W] each.
+
+        The released form adds `residual` [B, C, H, W] at its very end: the last but one condition, f_rgb, unless another is given.
+        """
+        b, _, height, width = x.shape
+        tokens = self.inlet(torch.cat([x, *conditions], dim=1).flatten(2).transpose(1, 2))
+        time = sinusoidal(t, self.dim, like=x, cosine_first=True).to(tokens.dtype).expand(b, -1)[:, None]
+        h = torch.cat([time, tokens], dim=1) + self._positions(height, width)
+        skips = []
+        for block in self.down:
+            h = block(h)
+            skips.append(h)
+        h = self.middle(h)
+        for block in self.up:
+            h = block(h, skips.pop())
+        h = self.outlet(self.norm(h))[:, 1:].transpose(1, 2).reshape(b, -1, height, width)
+        h = self.smooth(h)
+        if self.norm_out is None:
+            return h
+        return self.norm_out(h) + (conditions[-2] if residual is None else residual)
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Returns position embeddings [1, 1 + H*W, D]; the time's own comes first."""
+        if (height, width) == (self.size, self.size):
+            return self.position
+        grid = self.position[:, 1:].transpose(1, 2).reshape(1, self.dim, self.size, self.size)
+        grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+        return torch.cat([self.position[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
