@@ -157,11 +157,15 @@ Markdown("\n".join(lines))
 # |---|---|---|
 # | **00** | what is claimed, what can be checked | here |
 # | [**01**](01_noise_schedule.ipynb) | what does noise destroy, what brings it back | here |
-# | 02 - 05 | prediction targets, networks, sampling, the three losses | planned |
+# | [**02**](02_prediction_targets.ipynb) | what does each loss weigh | here |
+# | [**03**](03_networks.ipynb) | what is the network U made of | here |
+# | [**04**](04_sampling.ipynb) | how many steps does a sample need | here |
+# | [**05**](05_three_losses.ipynb) | RAW, CGAN or DM: what does each learn | here |
 # | 06 - 08 | trackers, two stages, Table 2 in miniature | planned |
 # | [**10**](10_metrics.ipynb) | what exactly is a score | here |
 # | [**11**](11_raw_results.ipynb) | do the raw results give the tables | here |
-# | 12 - 19 | lambda, blocks, steps, fusion quality, features, RGB-D, released code, the full run | planned |
+# | 12 - 17, 19 | lambda, blocks, steps, fusion quality, features, RGB-D, the full run | planned |
+# | [**18**](18_paper_and_code.ipynb) | where do paper, supplement and released code disagree | here |
 #
 # The method reads in order, 00, 01, ...; the evidence, from 10 on, in any order.
 

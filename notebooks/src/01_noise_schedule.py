@@ -356,8 +356,8 @@ run.headline("hidden disc, MSE: " + ", ".join(f"{k} {v}" for k, v in hidden_erro
 # | that weight at $t = 999$ | $2.4 \cdot 10^{-9}$ | $2.4 \cdot 10^{-9}$ | 1 |
 # | steps at test | 1 (best of 13 in supp. Table 4) | 1 | 1, 2, 10 |
 #
-# The third row is a riddle that the paper leaves: the one step that is used at test carries next to no weight in its loss. Notebook 02
-# (planned) takes it up.
+# The third row is a riddle that the paper leaves: the one step that is used at test carries next to no weight in its loss. [Notebook 02](02_prediction_targets.ipynb)
+# takes it up.
 
 # %% [markdown] tags=["exercise"]
 # ## Exercise
@@ -385,7 +385,7 @@ assert reference.alpha_bar[answer] <= 0.5 < reference.alpha_bar[answer - 1], (
 # - The toy's network predicts $x_0$ with equal weight at every $t$; the released weighting is another loss, and is examined later.
 # - One training run each: the intervals cover the test scenes, not the luck of training.
 #
-# **Next:** [10, what exactly is a tracker's score](10_metrics.ipynb), and [11, do the published tables come back](11_raw_results.ipynb).
+# **Next:** [02, what does each loss weigh](02_prediction_targets.ipynb).
 #
 # **References.** Ho, Jain, Abbeel 2020 (DDPM). Nichol, Dhariwal 2021 (cosine schedule). Song, Meng, Ermon 2021 (DDIM). Tang et al. 2024
 # (GMMT). Xu et al. 2020 (RoadScene). Dalal, Triggs 2005.
