@@ -32,4 +32,6 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Returns the probability [B] that x [B, C, H, W] is real, given the conditions [B, C, H, W] each."""
-        return self.layers(torch.cat([x, *conditions], dim=1)).mean((1, 2, 3)).sigmoid()
+        # In float32 under autocast, too: on CPUs the bf16 gradient of the last convolution (one channel, 1 x 1 map) now and then is NaN.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layers(torch.cat([x, *conditions], dim=1).float()).mean((1, 2, 3)).sigmoid()
