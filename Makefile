@@ -44,7 +44,7 @@ reproduce: $(READY)
 # nbval-check-output are compared, the others must raise no error. Each worker gets its share of the cores.
 test: $(READY)
 	@status=0; \
-	threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(JOBS) )); [ $$threads -ge 1 ] || threads=1; \
+	threads=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) / $(JOBS) )); [ $$threads -ge 1 ] || threads=1; \
 	export OMP_NUM_THREADS=$$threads; \
 	echo '== Style'; \
 	$(PY) -m ruff check --quiet . || status=$$?; \
