@@ -246,6 +246,22 @@ def test_losses_are_finite_under_bf16_autocast(variant, kind):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["UNet", "UViT"])
+def test_weights_cast_for_inference_give_nearly_the_same(variant, kind):
+    _, f_1, f_2 = features()
+    model = make(variant)
+    if kind == "UViT":
+        model.network = UViT(C, 1, dim=12, heads=3, size=8)
+    fast = model.for_inference(torch.bfloat16)
+    with torch.no_grad():
+        exact, rough = (m.eval().sample(f_1, f_2, generator=rng(0)) for m in (model, fast))
+    assert rough.dtype == torch.float32
+    assert {p.dtype for p in fast.network.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.02
+
+
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="unknown fusion 'GAN'"):
         make_fusion("GAN", network(), C)

@@ -125,6 +125,25 @@ def test_unit_variance_stays_unit_variance():
         assert (x_t * x).mean().item() == pytest.approx(s.alpha_bar[t].sqrt().item(), abs=0.02)
 
 
+@pytest.mark.parametrize("t", [0, 300, 700, 999])
+def test_moments_of_q(t):
+    schedule, n = Schedule.cosine(), 400_000
+    x_0 = torch.full((n, 1), 3.0, dtype=torch.float64)
+    x_t = schedule.q_sample(x_0, t, torch.randn(n, 1, generator=torch.Generator().manual_seed(t), dtype=torch.float64))
+    naive = schedule.alpha[: t + 1].prod()  # the definition, a product of what each step keeps
+    deviation = (1 - naive).sqrt().item()
+    assert abs(x_t.mean().item() - 3 * naive.sqrt().item()) < 4 * deviation / n**0.5
+    assert abs(x_t.var().item() / deviation**2 - 1) < 4 * (2 / n) ** 0.5
+
+
+def test_without_fresh_noise_a_step_is_deterministic_and_with_it_the_noise_alone_moves_it():
+    schedule = Schedule.cosine()
+    x_t, x_hat, a, b = torch.randn(4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = schedule.ddim_step(x_t, x_hat, 999, 499)
+    assert torch.equal(plain, schedule.ddim_step(x_t, x_hat, 999, 499, 0.0, a))
+    assert not torch.equal(schedule.ddim_step(x_t, x_hat, 999, 499, 1.0, a), schedule.ddim_step(x_t, x_hat, 999, 499, 1.0, b))
+
+
 def test_a_step_from_the_truth_lands_on_the_same_path():
     """With the true x_0, DDIM's step gives q_sample with the same noise at the next level; at -1 it gives x_0."""
     s = Schedule.cosine()
