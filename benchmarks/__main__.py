@@ -1,9 +1,9 @@
-"""`python -m benchmarks [score] [fusion]`: prints each measurement beside its yardstick."""
+"""`python -m benchmarks [score] [fusion] [track]`: prints each measurement beside its yardstick."""
 
 import argparse
 import importlib
 
-NAMES = ("score", "fusion")
+NAMES = ("score", "fusion", "track")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -1,4 +1,4 @@
-"""The command line: gmmt fetch | verify | score."""
+"""The command line: gmmt fetch | verify | score | train | track."""
 
 import sys
 import warnings
@@ -92,13 +92,83 @@ def score(
     from gmmt.data.benchmarks import ground_truth, read_results
 
     truth = ground_truth(benchmark.value)
-    protocol = replace(metrics.protocol(benchmark.value), lengths=lengths.value)
+    protocol = replace(metrics.PROTOCOLS[benchmark.value], lengths=lengths.value)
     scores = metrics.score(read_results(results_dir, truth.sequences, prefix), truth.boxes, protocol)
-    rows = results.table(scores, tracker or results_dir.resolve().name, truth, metrics.METRICS, by is not None, bootstrap)
+    rows = results.table(scores, tracker or results_dir.resolve().name, truth, by is not None, bootstrap)
     if out is not None:
         results.write_table(rows, out)
     if out is None or str(out) != "-":
         _print_scores(rows, int(scores.n_frames.sum()), protocol)
+
+
+Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or auto.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of training.")]
+Weights = Annotated[Path | None, typer.Option(help="Folder of trained weights (default: runs/PROFILE/seedK/trackers).")]
+
+
+def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:
+    """Returns the profile that is meant, and the folder of its trained weights."""
+    from gmmt.files import ROOT
+    from gmmt.notebook import resolve_profile
+
+    profile = resolve_profile(profile)
+    return profile, weights or (ROOT or Path.cwd()) / "runs" / profile / f"seed{seed}" / "trackers"
+
+
+@app.command()
+def train(
+    rows: Annotated[list[str], typer.Argument(help="Rows of the miniature's table: RGB, TIR, Base, HEAD, RAW, CGAN, DM, ...")],
+    profile: Profile = "auto",
+    seed: Seed = 0,
+    weights: Weights = None,
+    source: Annotated[str, typer.Option(help="mini-rgbt, or roadscene-motion (fetch roadscene first).")] = "mini-rgbt",
+) -> None:
+    """Train rows of the miniature's table with all that they build on, and score them on validation. On several processes: torchrun."""
+    from gmmt import miniature
+
+    profile, folder = _place(profile, seed, weights)
+    for name in rows:
+        row = miniature.train(name, profile, seed, folder, source=source, progress=True)
+        scores, _ = miniature.scores(row, profile, "val", folder, source=source, progress=True)
+        numbers = ", ".join(f"{m} {100 * scores.mean(m):.1f}" for m in ("PR", "NPR", "SR"))
+        typer.echo(
+            f"{name}: {numbers} on {len(scores.sequences)} validation sequences of {source}; weights: {folder}/{name}-{row.key}.safetensors"
+        )
+
+
+@app.command()
+def track(
+    sequence: Annotated[Path, typer.Option(help="Folder with two folders of images, and a file of boxes or --box.")],
+    row: Annotated[str, typer.Option(help="Which tracker: a row of the miniature's table.")] = "DM",
+    box: Annotated[str | None, typer.Option(help="The target in the first frame: x,y,w,h in pixels.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the boxes (default: SEQUENCE.txt here).")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps of DM.")] = 1,
+    profile: Profile = "auto",
+    seed: Seed = 0,
+    weights: Weights = None,
+) -> None:
+    """Track one target through a real RGB-T video with a tracker of the miniature, which is trained first if need be."""
+    import numpy as np
+
+    from gmmt import metrics, miniature, tracking
+    from gmmt.data.video import read_video
+    from gmmt.errors import SettingError
+
+    try:
+        first = None if box is None else np.array([float(v) for v in box.split(",")]).reshape(4)
+    except ValueError:
+        raise SettingError(f"--box is x,y,w,h in pixels, four numbers with commas, not {box!r}") from None
+    video, scale = read_video(sequence, first)
+    profile, folder = _place(profile, seed, weights)
+    trained = miniature.train(row, profile, seed, folder, progress=True)
+    boxes = tracking.track(trained.tracker, trained.mode, [video], steps=steps, progress=True)[video.name] / scale
+    out = out or Path(f"{video.name}.txt")
+    tracking.write_results({out.stem: boxes}, out.parent)
+    truth = video.boxes / scale
+    known = ~np.isnan(truth).any(1) & (np.arange(len(truth)) > 0)
+    overlap = metrics.overlap(boxes[known], truth[known])
+    words = f"; mean overlap {overlap.mean():.2f} with {known.sum()} later annotated frames" if known.any() else ""
+    typer.echo(f"{row}: {len(boxes)} boxes in {out.with_suffix('.txt')}{words}")
 
 
 def _print_scores(rows: list[dict], n_frames: int, protocol) -> None:

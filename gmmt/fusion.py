@@ -15,7 +15,7 @@ All features are [B, C, H, W]. What goes in and out, exactly:
 | NOISE control | z, f_1, f_2 | constant | L2 to fused (RAW with z) | the output | one call, z drawn |
 | TRK control | zeros, f_1, f_2 | constant | none (lam = 0) | the output | one call |
 
-The paper keeps U, and so its noise input, for RAW; here RAW gets zeros by default, so that NOISE - RAW isolates what the noise does.
+The paper keeps U for RAW and does not say what stands in the noise's place; here zeros do, so that NOISE - RAW isolates the noise.
 """
 
 import copy
@@ -177,7 +177,11 @@ class DiffusionFusion(Fusion):
 
     def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at a random t for each item}."""
-        t = torch.randint(self.schedule.T, (len(fused),), generator=generator, device=generator.device if generator else "cpu").cpu()
+        t = (
+            generator.steps(self.schedule.T, len(fused))
+            if isinstance(generator, Draws)
+            else random_steps(self.schedule.T, len(fused), generator)
+        )
         noise = unit_noise(fused, generator)
         return self.loss_at(t, noise, fused, *features, generator=generator)
 
@@ -246,7 +250,37 @@ def make_fusion(variant: str, network: nn.Module, channels: int, discriminator: 
     raise ValueError(f"unknown fusion {variant!r}; expected one of {', '.join(VARIANTS)}")
 
 
-def unit_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+class Draws:
+    """Random numbers that do not depend on how a batch is cut up: to be given in a generator's place.
+
+    In training every process draws those of the whole batch and keeps its share, so that any number of processes sees the same noise and
+    the same steps. In tracking (`same`) all items get one noise, so that a sequence's result does not depend on those beside it.
+    """
+
+    def __init__(self, seed: int, rank: int = 0, world: int = 1, same: bool = False):
+        """Starts at `seed`, for process `rank` of `world`."""
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rank, self.world, self.same = rank, world, same
+
+    def noise(self, shape: torch.Size) -> Tensor:
+        """Returns unit Gaussian noise [B, ...]."""
+        if self.same:
+            return torch.randn(1, *shape[1:], generator=self.generator).expand(shape)
+        return torch.randn(self.world * shape[0], *shape[1:], generator=self.generator)[self.rank * shape[0] : (self.rank + 1) * shape[0]]
+
+    def steps(self, T: int, n: int) -> Tensor:
+        """Returns random steps [n] in 0..T-1."""
+        return random_steps(T, self.world * n, self.generator)[self.rank * n : (self.rank + 1) * n]
+
+
+def random_steps(T: int, n: int, generator: torch.Generator | None) -> Tensor:
+    """Returns random steps [n] in 0..T-1, on the CPU."""
+    return torch.randint(T, (n,), generator=generator, device=generator.device if generator else "cpu").cpu()
+
+
+def unit_noise(like: Tensor, generator: torch.Generator | Draws | None) -> Tensor:
     """Returns Gaussian noise shaped like `like`, drawn on the generator's own device: the same seed, the same noise on any device."""
+    if isinstance(generator, Draws):
+        return generator.noise(like.shape).to(like.device, like.dtype)
     device = generator.device if generator else like.device
     return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like.device, like.dtype)

@@ -5,7 +5,6 @@
 A run is named by (notebook, profile, seed) and writes only below runs/<profile>/seed<k>/<notebook>/ ($GMMT_RUNS replaces `runs`).
 """
 
-import contextlib
 import datetime
 import difflib
 import importlib.metadata
@@ -15,11 +14,15 @@ import platform
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmmt import __version__, files
 from gmmt.errors import SettingError
+
+# Accelerate imports tqdm.auto, which asks for widgets in a notebook; the bars here are plain ones.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest; `auto` stands for one of them."""
@@ -32,9 +35,13 @@ class Run:
     name: str
     profile: str
     seed: int
-    threads: int
     where: str
     folder: Path = field(repr=False)
+
+    @property
+    def trackers(self) -> Path:
+        """Where this profile's and seed's trained trackers are, for all notebooks."""
+        return self.folder.parent / "trackers"
 
     def generator(self, device: str = "cpu"):
         """Returns a new torch.Generator on `device`, seeded with this run's seed."""
@@ -42,19 +49,11 @@ class Run:
 
         return torch.Generator(device).manual_seed(self.seed)
 
-    def rng(self):
-        """Returns a new numpy Generator, seeded with this run's seed."""
-        import numpy as np
-
-        return np.random.default_rng(self.seed)
-
-    def pick(self, *, smoke, cpu, **larger):
+    def pick(self, *, smoke, cpu, gpu=None, paper=None):
         """Returns the value for this run's profile; `gpu` and `paper` may be left out and then take the next smaller one given."""
-        if unknown := set(larger) - {"gpu", "paper"}:
-            raise SettingError(f"pick() knows smoke, cpu, gpu and paper, not {', '.join(sorted(unknown))}.")
-        given = {"smoke": smoke, "cpu": cpu, **larger}
-        upto = PROFILES[: PROFILES.index(self.profile) + 1]
-        return given[[name for name in upto if name in given][-1]]
+        gpu = cpu if gpu is None else gpu
+        paper = gpu if paper is None else paper
+        return {"smoke": smoke, "cpu": cpu, "gpu": gpu, "paper": paper}[self.profile]
 
     def save(self, table, name: str, *, source: str) -> str:
         """Returns where `table` (a tidy DataFrame) now lies; NAME.provenance.json beside it says how and from what it was made.
@@ -86,53 +85,50 @@ class Run:
 
 
 def start(name: str, *, profile: str = "auto", seed: int = 0) -> Run:
-    """Returns the Run that a notebook works with, after printing one line that names it.
+    """Returns the Run that a notebook works with, after printing one line that names it; raises SettingError for a bad argument.
 
     Also sets the figure style, holds torch to the $GMMT_THREADS threads that a batch run grants and, where torch is already imported, seeds
     its global generator, which is what the weights of new layers are drawn from.
-
-    Raises:
-        SettingError: the name, profile or seed cannot be one.
     """
     if not re.fullmatch(r"\w+", name):
         raise SettingError(f"A notebook's name is its file's name without the ending, such as 01_noise_schedule, not {name!r}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SettingError(f"The seed is a whole number, 0 or more, not {seed!r}.")
     profile = resolve_profile(profile)
-    root, shown = _runs_dir()
+    base = files.ROOT or Path.cwd()
+    root = Path(os.environ.get("GMMT_RUNS") or base / "runs").expanduser().absolute()
     below = f"{profile}/seed{seed}/{name}"
+    where = f"{root.relative_to(base).as_posix() if root.is_relative_to(base) else '$GMMT_RUNS'}/{below}"
     folder = root / below
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "headline.txt").unlink(missing_ok=True)  # an earlier run's headline is not this one's
 
-    threads = _threads()
+    threads = os.environ.get("GMMT_THREADS")
     if torch := sys.modules.get("torch"):
         torch.manual_seed(seed)
-        if "GMMT_THREADS" in os.environ:
-            torch.set_num_threads(threads)
-    elif "GMMT_THREADS" in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # what torch reads when it is imported later
-    if (style := files.resource("gmmt.mplstyle")).is_file():
-        import matplotlib.style
+        if threads:
+            torch.set_num_threads(int(threads))
+    elif threads:
+        os.environ["OMP_NUM_THREADS"] = threads  # what torch reads when it is imported later
+    import matplotlib.style
 
-        matplotlib.style.use(style)
-    print(f"{name} · profile {profile} · seed {seed} · {shown}/{below}")
-    return Run(name=name, profile=profile, seed=seed, threads=threads, where=f"{shown}/{below}", folder=folder)
+    matplotlib.style.use(files.resource("gmmt.mplstyle"))
+    print(f"{name} · profile {profile} · seed {seed} · {where}")
+    return Run(name=name, profile=profile, seed=seed, where=where, folder=folder)
 
 
 def resolve_profile(profile: str = "auto") -> str:
     """Returns one of PROFILES: the given one, or for `auto` $GMMT_PROFILE, else gpu where CUDA is available, else cpu."""
-    if profile == "auto":
-        profile, origin = os.environ.get("GMMT_PROFILE") or "auto", " (from the environment variable GMMT_PROFILE)"
-    else:
-        origin = ""
+    origin = ""
+    if profile == "auto" and os.environ.get("GMMT_PROFILE"):
+        profile, origin = os.environ["GMMT_PROFILE"], " (from the environment variable GMMT_PROFILE)"
     if profile == "auto":
         import torch  # the slow way, and the only one that knows
 
         return "gpu" if torch.cuda.is_available() else "cpu"
     if profile not in PROFILES:
-        known = f"Profiles are {', '.join(PROFILES)} and auto."
-        raise SettingError(f"There is no profile {profile!r}{origin}. {known}{did_you_mean(profile, [*PROFILES, 'auto'])}")
+        known = f"Profiles are {', '.join(PROFILES)} and auto.{did_you_mean(profile, [*PROFILES, 'auto'])}"
+        raise SettingError(f"There is no profile {profile!r}{origin}. {known}")
     return profile
 
 
@@ -144,11 +140,8 @@ def did_you_mean(word: str, known) -> str:
 
 def versions() -> dict[str, str]:
     """Returns the versions that a result depends on, without importing anything."""
-    found = {"gmmt": __version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "pandas", "matplotlib"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    packages = ("torch", "numpy", "pandas", "matplotlib")
+    return {"gmmt": __version__, "python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
 
 
 def git_commit() -> str | None:
@@ -165,20 +158,3 @@ def git_commit() -> str | None:
 def now() -> str:
     """Returns the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _runs_dir() -> tuple[Path, str]:
-    """Returns the folder of all runs, and the name to show for it."""
-    base = files.ROOT or Path.cwd()
-    root = Path(os.environ["GMMT_RUNS"]).expanduser().absolute() if os.environ.get("GMMT_RUNS") else base / "runs"
-    return root, root.relative_to(base).as_posix() if root.is_relative_to(base) else "$GMMT_RUNS"
-
-
-def _threads() -> int:
-    """Returns how many threads a run may use: $GMMT_THREADS, else every core that this process may run on."""
-    given = os.environ.get("GMMT_THREADS")
-    if given is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not re.fullmatch(r"[1-9]\d*", given):
-        raise SettingError(f"GMMT_THREADS is a whole number, 1 or more, not {given!r}.")
-    return int(given)

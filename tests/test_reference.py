@@ -17,8 +17,10 @@ from gmmt.networks.released import load_released, released_state, rename
 from gmmt.networks.unet import ResidualBlock, Resize, SelfAttention, UNet
 from gmmt.networks.uvit import TransformerBlock, UViT
 from gmmt.schedule import Schedule
+from gmmt.trackers.heads import DepthwiseBAN, xcorr_depthwise
+from gmmt.trackers.siamese import Siamese
 
-KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps")
+KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps", "siamban_")
 
 
 def agree(x: torch.Tensor, expected: dict, atol: float = 1e-4) -> None:
@@ -260,3 +262,34 @@ def test_elementary_steps(file):
                 torch.testing.assert_close(s.ddim_step(x_t, x_0, t, -1), x_0)
             elif t_next is not None:
                 agree(s.ddim_step(x_t, x_0, t, t_next, 1.0, cf.noise((1, 2, 3, 3), 0)), expected)
+
+
+# --- SiamBAN ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_siamban_head(file):
+    d = file("siamban_head_small")["DepthwiseBAN(8,8,2)"]
+    head = DepthwiseBAN(8, 8, 2)
+    head.load_state_dict(cf.state(d["order"]))
+    with torch.no_grad():
+        cls, loc = head.eval()(cf.given((2, 8, 7, 7), 90), cf.given((2, 8, 31, 31), 91))
+    agree(cls, d["cls"])
+    agree(loc, d["loc"])
+
+
+def test_siamban_correlation(file):
+    d = file("siamban_head_small")["xcorr_depthwise"]
+    agree(xcorr_depthwise(cf.given((2, 3, 9, 9), 92), cf.given((2, 3, 4, 4), 93)), d["output"])
+
+
+def test_siamban_keys_for_one_modality(file):
+    keys = file("siamban_r50_layer3only_keys")["keys"]
+    renamed = {k.replace("neck.downsample.downsample.", "neck."): shape for k, shape in keys.items()}
+    with torch.device("meta"):
+        tracker = Siamese("resnet50", 256, 256, 127, 255)
+    ours = {}
+    for name, tensor in tracker.state_dict().items():
+        part, modality, rest = (*name.split(".", 2), "")[:3]
+        if modality == "rgb":
+            ours[f"{part}.{rest}"] = list(tensor.shape)
+    assert ours == renamed

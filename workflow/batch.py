@@ -28,6 +28,12 @@ PROGRESS = Path(".snakemake/gmmt-progress.jsonl")
 """What this batch has done: a line with the jobs that have to run, then one for each that ended."""
 OWN_KEYS = {"profile", "seed", "seeds"}
 """The Snakefile's own configuration; every other key is a parameter of notebooks."""
+ROWS_OF = {
+    "06_trackers": ("RGB", "TIR", "Base", "DM"),
+    "07_two_stages": ("RGB", "TIR", "Base", "HEAD", "RAW", "DM"),
+    "08_table_2": ("RGB", "TIR", "Base", "RAW", "CGAN", "DM"),
+}
+"""Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before it runs, several at a time."""
 PLAIN_TYPES = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
 
 
@@ -93,6 +99,11 @@ def plan(config: dict) -> list[Job]:
         return Job(name, profile, seed, (runs_dir() / variant / profile / f"seed{seed}").as_posix(), own)
 
     return [job(name, seed) for seed in sorted(set(map(int, seeds))) for name in known]
+
+
+def rows_before(name: str) -> tuple[str, ...]:
+    """Returns the rows that must be trained before a row of the miniature."""
+    return {"RGB": (), "TIR": (), "Base": ("RGB", "TIR")}.get(name, ("Base",))
 
 
 def notebook_names() -> list[str]:
@@ -212,6 +223,23 @@ def run_notebook(job: Job, threads: int) -> bool:
     return not error
 
 
+def train_row(name: str, profile: str, seed: int, folder: str) -> None:
+    """Trains a row of the miniature and tracks its videos, so that notebooks find both done."""
+    set_environment(1)
+    import torch
+
+    from gmmt import miniature
+
+    torch.set_num_threads(1)  # maps of 16 x 16: two processes of one thread do more than one of two
+    print(f"start  train {name}", flush=True)
+    clock, where = time.monotonic(), Path(folder, "trackers")
+    row = miniature.train(name, profile, seed, where)
+    for split in ("val", "test"):
+        miniature.results(row, profile, split, where)
+    write_json(Path(folder, "status", f"train-{name}.json"), {"row": name, "key": row.key, "seconds": round(time.monotonic() - clock, 1)})
+    print(f"       train {name}  {duration(time.monotonic() - clock)}", flush=True)
+
+
 def add_banner(path: Path, error: str) -> None:
     """Puts the error at the head of a kept notebook whose kernel died, since no cell of it holds one."""
     import nbformat
@@ -226,6 +254,7 @@ def set_environment(threads: int, **variables: str) -> None:
     """Sets what kernels inherit from this process."""
     for name in ("GMMT_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait bring a shared machine to a halt
     os.environ.pop("MPLBACKEND", None)  # a setting of the shell would keep figures out of the notebook
     os.environ.update(variables)
 
@@ -289,7 +318,7 @@ def refresh_all(names: list[str], at_a_time: int) -> int:
         if name not in every:
             raise SettingError(f"There is no notebook {name!r} in {SOURCES}.{did_you_mean(name, every)}")
     refresh_data_state()
-    set_environment(max(1, cores() // at_a_time), GMMT_PROFILE="cpu")
+    set_environment(int(os.environ.get("GMMT_THREADS") or max(1, cores() // at_a_time)), GMMT_PROFILE="cpu")
     with ThreadPoolExecutor(at_a_time) as pool:
         return 0 if all(list(pool.map(refresh, names or every))) else 1
 
@@ -458,12 +487,19 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("run", help="one notebook, for the Snakefile")
     for option in ("name", "profile", "seed", "folder", "overrides", "threads"):
         command.add_argument(option)
+    command = commands.add_parser("train", help="one row of the miniature, for the Snakefile")
+    for option in ("name", "profile", "seed", "folder"):
+        command.add_argument(option)
     given = parser.parse_args(arguments)
     try:
         if given.command == "run":
             stop_with_parent()
             job = Job(given.name, given.profile, int(given.seed), given.folder, json.loads(given.overrides))
             return 0 if run_notebook(job, int(given.threads)) else 1
+        if given.command == "train":
+            stop_with_parent()
+            train_row(given.name, given.profile, int(given.seed), given.folder)
+            return 0
         if not re.fullmatch(r"[1-9]\d*", given.jobs):
             raise SettingError(f"JOBS is a whole number, 1 or more, not {given.jobs!r}.")
         if given.command == "reproduce":

@@ -1,4 +1,4 @@
-"""One RGB / thermal pair to look at, and a hand-made feature map of it: real where a real pair is at hand, else rendered."""
+"""Small things to look at: an RGB / thermal pair, real where one is at hand, a hand-made feature map of it, and toy scenes."""
 
 import numpy as np
 import torch
@@ -62,3 +62,18 @@ def feature_map(image: np.ndarray, size: int = 32, orientations: int = 8) -> Ten
     steered = angle.cos().view(-1, 1, 1) * gradient[:, :1] + angle.sin().view(-1, 1, 1) * gradient[:, 1:]
     pooled = F.avg_pool2d(steered.relu(), 8).sqrt()
     return ((pooled - pooled.mean()) / pooled.std()).float()
+
+
+def half_blind(n: int, generator: torch.Generator, size: int = 16, gap: int = 6, radius: float = 2.0) -> tuple[Tensor, ...]:
+    """Returns n toy scenes: (scene, f_1, f_2) [n, 1, size, size] in -1..1, and which discs are hidden from both cameras [n].
+
+    A scene is one bright disc on a dark ground. Camera 1 sees the left part, camera 2 the right, and neither the `gap` columns in between.
+    """
+    axis = torch.arange(size).float()
+    center = torch.rand(n, 2, generator=generator) * (size - 5) + 2
+    rows, columns = axis[:, None] - center[:, :1, None], axis - center[:, 1:, None]
+    scene = ((radius - (rows**2 + columns**2).sqrt()) * 2).clamp(-1, 1)[:, None]
+    left, right = (axis < (size - gap) / 2).float(), (axis >= (size + gap) / 2).float()
+    f_1, f_2 = scene * left, scene * right
+    hidden = ~((f_1 > -1) & (left > 0) | (f_2 > -1) & (right > 0)).flatten(1).any(1)
+    return scene, f_1, f_2, hidden

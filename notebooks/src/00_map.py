@@ -28,6 +28,7 @@ seed: int = 0
 # %%
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
+from matplotlib.patches import FancyBboxPatch
 
 from gmmt import claims, notebook, plot, results
 
@@ -52,7 +53,29 @@ run = notebook.start("00_map", profile=profile, seed=seed)
 # | $s$, $n$ | `steps`, `n_blocks` | | sampling steps; blocks on each side of U |
 
 # %% alt="Diagram: RGB and TIR frames go through frozen extractors; their features go to the old fusion block, which supplies the training target, and to the generative model with noise, whose output a new head turns into a box"
-plot.data_flow()
+# Boxes: left edge, middle, width, colour, text. Arrows: from x y to x y. Labels: x, y, size, ...
+boxes = """0 2.3 1.1 RGB RGB frame; 1.6 2.3 1.5 RGB feature extractor\n(frozen);
+0 1.1 1.1 TIR TIR frame; 1.6 1.1 1.5 TIR feature extractor\n(frozen);
+4.1 2.3 1.7 old fusion block\n(frozen, then dropped); 3.75 0.15 0.75 truth noise $z$;
+4.1 1.1 1.7 DM generative model\nDM or CGAN; 6.5 1.1 1.1 fused new head; 8 1.1 0.9 truth box"""
+arrows = """1.1 2.3 1.6 2.3; 1.1 1.1 1.6 1.1; 3.1 2.3 4.1 2.3; 3.1 1.1 4.1 1.1; 3.1 2.2 4.1 1.25;
+3.1 1.2 4.1 2.15; 4.5 0.3 4.75 0.8; 5.8 1.1 6.5 1.1; 7.6 1.1 8 1.1; 4.95 2 4.95 1.4"""
+labels = """3.2 2.43 9 RGB $f_{rgb}$; 3.2 0.8 9 TIR $f_{tir}$; 5.88 1.22 9 DM $fused^*$;
+5.03 1.63 8 truth $fused$: what to generate (training)"""
+figure, ax = plt.subplots(figsize=(7, 2.3), subplot_kw={"xlim": (-0.05, 9), "ylim": (-0.2, 2.75)})
+for x, y, w, ink, text in (box.split(maxsplit=4) for box in boxes.split(";")):
+    x, y, w, color = float(x), float(y), float(w), plot.COLORS.get(ink, "#777777")
+    look = {"fc": color + "22", "ec": color, "lw": 1.4, "ls": "--" if ink == "old" else "-"}
+    ax.add_patch(FancyBboxPatch((x, y - 0.3), w, 0.6, "round,pad=0,rounding_size=0.1", **look))
+    ax.text(x + w / 2, y, text, ha="center", va="center", fontsize=8)
+look = {"arrowstyle": "-|>", "color": "0.3", "lw": 1.1, "shrinkA": 0, "shrinkB": 1}
+for x_0, y_0, x_1, y_1 in (map(float, arrow.split()) for arrow in arrows.split(";")):
+    dash = {"ls": "--" if x_0 == x_1 else "-"}
+    ax.annotate("", (x_1, y_1), (x_0, y_0), arrowprops=look | dash)
+for x, y, size, ink, text in (label.split(maxsplit=4) for label in labels.split(";")):
+    ax.text(float(x), float(y), text, fontsize=float(size), color=plot.COLORS[ink])
+ax.set_title("GMMT puts a generative model in the place of a tracker's fusion block")
+ax.axis("off")
 plt.show()
 
 # %% [markdown]
@@ -80,7 +103,16 @@ wide = table2.pivot(index=["benchmark", "metric"], columns="method", values="val
 gains = wide.sub(wide.Siamese, axis=0).drop(columns="Siamese")
 gains = gains.melt(ignore_index=False, value_name="gain").reset_index()
 gains["method"] = gains.method.str.extract(r"(RAW|CGAN|DM)")[0]
-plot.gains(gains)
+places = list(dict.fromkeys(zip(gains.benchmark, gains.metric, strict=True)))
+figure, ax = plt.subplots(figsize=(6.4, 2.7))
+for shift, (method, part) in zip((0.2, 0, -0.2), gains.groupby("method", sort=False), strict=True):
+    y = [shift - places.index(p) for p in zip(part.benchmark, part.metric, strict=True)]
+    ax.plot(part.gain, y, "o", color=plot.COLORS[method], label=method)
+ax.axvline(0, color="0.3", linewidth=0.8)
+ax.set_yticks([-i for i in range(len(places))], [" ".join(p) for p in places])
+ax.set_xlabel("gain over the Siamese baseline / points (printed; no interval was)")
+ax.set_title("The paper's central table: one training run a row")
+ax.legend()
 plt.show()
 
 # %% [markdown]

@@ -63,7 +63,23 @@ tracker, boxes = ("TBSI+GMMT", raw[sequence]) if raw else ("six frames late", la
 cameras = dict(zip(("RGB", "TIR"), truth, strict=True))
 error = {m: metrics.center_error(boxes, t) for m, t in cameras.items()}
 overlap = {m: metrics.overlap(boxes, t) for m, t in cameras.items()}
-plot.one_sequence(sequence, tracker, boxes, truth, error, overlap)
+figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.7), width_ratios=[1.4, 1, 1])
+for label, b in (cameras | {tracker: boxes}).items():
+    color = plot.COLORS.get(label, "0.4")
+    look = {"color": color, "linewidth": 1.2, "marker": "o", "markersize": 3, "markevery": [0]}
+    axes[0].plot(*(b[:, :2] + b[:, 2:] / 2).T, label=label, **look)
+    for x, y, w, h in b[:: len(b) // 3 - 1]:
+        axes[0].add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor=color, linewidth=0.8))
+axes[0].set(xlabel="x / px", ylabel="y / px", title=f"{sequence}: {len(boxes)} frames", aspect=1)
+axes[0].invert_yaxis()
+axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncol=3, columnspacing=0.8)
+plot.lines(axes[1], range(len(boxes)), error, "frame", "centre error / px", "close enough?", lw=1)
+plot.lines(axes[2], range(len(boxes)), overlap, "frame", "overlap (IoU)", "covered?", lw=1)
+axes[1].set_yscale("symlog", linthresh=5)
+axes[1].set_yticks([0, 5, 15, 50, 150], [0, 5, 15, 50, 150])
+axes[1].set_ylim(bottom=0)
+for ax, threshold in zip(axes[1:], (5, 0.5), strict=True):
+    ax.axhline(threshold, color="0.4", linestyle="--", linewidth=0.9)
 plt.show()
 
 # %%
@@ -160,7 +176,14 @@ frames = metrics.measure({sequence: boxes}, {sequence: truth}, protocol)
 one = metrics.score_frames(frames, protocol)
 precision = metrics.precision_curve(frames, protocol, np.linspace(0, 25, 101))
 success = metrics.success_curve(frames, protocol, np.linspace(0, 1, 201))
-plot.curves(precision, success, one.mean("PR"), one.mean("SR"), at=5)
+pr, sr = 100 * one.mean("PR"), 100 * one.mean("SR")
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.5), subplot_kw={"ylim": (0, 1.03)})
+labels = "threshold / px", "share of frames", f"PR at 5 px: {pr:.1f} %"
+plot.lines(axes[0], precision[0], {"DM": precision[1]}, *labels)
+axes[0].axvline(5, color="0.4", linestyle="--", linewidth=0.9)
+labels = "overlap threshold", "share of frames", f"SR, the area: {sr:.1f} %"
+plot.lines(axes[1], success[0], {"DM": success[1]}, *labels)
+axes[1].fill_between(*success, color=plot.COLORS["DM"], alpha=0.2, linewidth=0)
 plt.show()
 
 # %% [markdown]
@@ -196,7 +219,24 @@ print(
 )
 
 # %% alt="Dot plot with one row for each changed convention and one marker for each benchmark. Choice of annotation and pooling move scores by one to thirteen points, ties at the success thresholds by up to one and a half, the others by less than one"
-plot.convention_grid(table, list(conventions.CHANGES))
+figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.9), sharey=True)
+order = list(conventions.CHANGES)[::-1]
+looks = ("o", "RGB", 0.24), ("s", "DM", 0), ("D", "fused", -0.24)
+parts = table.groupby(["benchmark", "tracker"], sort=False)
+for (name, part), (marker, color, shift) in zip(parts, looks, strict=True):
+    look = {"color": plot.COLORS[color], "markersize": 4, "label": ", ".join(name)}
+    for ax, metric in zip(axes, ("PR", "SR"), strict=True):
+        ax.plot(part[metric], part.change.map(order.index) + shift, marker, **look)
+ticks = [-10, -5, -2, -1, 0, 1, 2]
+for ax, metric in zip(axes, ("PR", "SR"), strict=True):
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
+    ax.set(xlabel=f"change of {metric} / points", xlim=(-20, 4))
+axes[0].set_yticks(range(len(order)), order)
+axes[0].set_title("What one changed convention is worth")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
 plt.show()
 
 # %% [markdown]

@@ -75,7 +75,9 @@ rows = [
 names = ["  ".join(ref.split("/")[1:]) for _, ref, _ in rows]
 printed = [float(claims.cell(ref)) for _, ref, _ in rows]
 colors = [plot.COLORS[results.RAW[archive][0]] for archive, _, _ in rows]
-plot.printed_scores(names, [e for _, _, e in rows], printed, colors)
+figure, ax = plt.subplots(figsize=(7, 3.2))
+title = "Printed numbers, recomputed"
+plot.forest(ax, names, [e for _, _, e in rows], "percent", title, colors, printed)
 plt.show()
 
 # %%
@@ -126,13 +128,14 @@ for subset, names in subsets.items():
 print(f"{equal} of 16 cells as printed")
 
 # %% alt="Precision and success of TBSI+GMMT on seven attributes of GTOT with intervals of five to ten points, and printed marks on the dots"
-estimates, printed = {}, {}
-for metric in ("PR", "SR"):
-    estimates[metric] = [
-        results.estimate(gtot.subset(n), metric, resamples) for n in subsets.values()
-    ]
-    printed[metric] = [float(claims.cell(f"S5/GTOT/TBSI+GMMT/{metric}@{s}")) for s in subsets]
-plot.attributes([f"{s} (n = {len(n)})" for s, n in subsets.items()], estimates, printed)
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.9), sharey=True)
+labels = [f"{s} (n = {len(n)})" for s, n in subsets.items()]
+for ax, metric in zip(axes, ("PR", "SR"), strict=True):
+    estimates = [results.estimate(gtot.subset(n), metric, resamples) for n in subsets.values()]
+    marks = [float(claims.cell(f"S5/GTOT/TBSI+GMMT/{metric}@{s}")) for s in subsets]
+    plot.forest(ax, labels, estimates, f"{metric} / %", f"GTOT: {metric}", printed=marks)
+    ax.get_legend().remove()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
 plt.show()
 
 # %% [markdown]
@@ -161,15 +164,17 @@ for archive in ("gmmt_rgbt234", "dfat_rgbt234"):
         print(f"{tracker:10s} {metric}  {total:8.1f}  {means}    {text}")
 
 # %% alt="Four lines fall as the assumed number of sequences grows; each crosses the band of its printed value only at 235"
-panels = []
-for archive in ("gmmt_rgbt234", "dfat_rgbt234"):
+figure, axes = plt.subplots(1, 4, figsize=(7.2, 2.3))
+panels = [(a, m) for a in ("gmmt_rgbt234", "dfat_rgbt234") for m in ("PR", "SR")]
+n = np.arange(230, 239)
+for ax, (archive, metric) in zip(axes, panels, strict=True):
     tracker = results.RAW[archive][0]
-    for metric in ("PR", "SR"):
-        total = 100 * scores[archive].values[metric].sum()
-        panels.append(
-            (tracker, metric, total, float(claims.cell(f"T1/RGBT234/{tracker}/{metric}")))
-        )
-plot.divisors(panels)
+    text = float(claims.cell(f"T1/RGBT234/{tracker}/{metric}"))
+    total = 100 * scores[archive].values[metric].sum()
+    ax.axhspan(text - 0.05, text + 0.05, color="0.85")
+    ax.plot(n, total / n, "o-", color=plot.COLORS[tracker], markersize=3.5)
+    ax.set(title=f"{tracker} {metric}", xlabel="sum divided by", xticks=[230, 235])
+axes[0].set_ylabel("percent")
 plt.show()
 
 # %% [markdown]
@@ -208,8 +213,15 @@ print(f"half-width of the interval: {halves[0]:.1f} paired, {halves[1]:.1f} if t
 print("Table 1's claim:", claims.judge_difference(paired.low, paired.high, claimed=9.5))
 
 # %% alt="Per-sequence differences in success rate between TBSI+GMMT and DFAT sorted from minus 50 to plus 80 points; about a third is negative"
-d = 100 * (gmmt.values["SR"] - dfat.values["SR"])
-plot.differences(d, paired, "TBSI+GMMT", "DFAT")
+d = np.sort(100 * (gmmt.values["SR"] - dfat.values["SR"]))
+colors = np.where(d > 0, plot.COLORS["TBSI+GMMT"], plot.COLORS["DFAT"])
+figure, ax = plt.subplots(figsize=(7, 2.4))
+ax.bar(range(len(d)), d, width=1, color=colors)
+ax.axhline(paired.value, color="black", linewidth=1)
+text = f"mean {paired.value:+.1f}, {plot.INTERVAL} [{paired.low:+.1f}, {paired.high:+.1f}]"
+ax.text(0, paired.value + 3, text, fontsize=8)
+ax.set_xlabel(f"sequence, sorted ({(d < 0).sum()} of {len(d)} favour DFAT)")
+ax.set(ylabel="difference in SR / points", title=f"One number hides {len(d)}")
 plt.show()
 
 # %% [markdown]
@@ -241,7 +253,14 @@ print(f"F from printed PR and RE: at most {off.max():.2f} from the printed F, in
 # %% alt="Ratio of precision to recall for each row of the RGBD1K tables: all GMMT rows, both ViPT-D* and SPT lie near 0.945, ViPT-D near 0.96, DeT and DDiMP above one"
 wide["half"] = 0.05 * np.hypot(1 / wide.RE, wide.PR / wide.RE**2)  # digits that printing cut off
 same = wide[wide.ratio.between(0.94, 0.952)].ratio
-plot.ratios(wide, (same.min(), same.max()))
+methods = list(dict.fromkeys(wide.method))
+look = {"fmt": "o", "color": plot.COLORS["DM"], "markersize": 4, "linewidth": 1}
+figure, ax = plt.subplots(figsize=(6.4, 3.4))
+ax.errorbar(wide.ratio, -wide.method.map(methods.index), xerr=wide.half, **look)
+ax.axvspan(same.min(), same.max(), color="0.88", zorder=0)
+ax.set_yticks([-i for i in range(len(methods))], methods)
+ax.set_xlabel("Pr / Re (bars: what rounding to 0.1 hides)")
+ax.set_title("One narrow band: trackers that report every frame")
 plt.show()
 
 # %%

@@ -1,0 +1,330 @@
+"""Miniature benchmarks: RGB-T video that is drawn on the fly, in which targets move as real targets did.
+
+`mini-rgbt` draws textured scenes from a seed; `roadscene-motion` puts the same motion, twins and disturbances on real registered RGB /
+thermal pairs. The trajectories are real ground truth, rescaled: LasHeR's training sequences for training, its test sequences for
+validation, RGBT234 for test. Each split is fixed: scene k of a split is the same for everyone, and a seed varies training only.
+
+A scene is a stack of layers, far to near: background, twins, target, occluders, glare. Each layer has a colour and a heat.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gmmt.data.benchmarks import ground_truth, read_boxes, rgbt_folder
+from gmmt.errors import SettingError
+from gmmt.files import data_dir
+
+SIZE, CANVAS = 128, 256
+ATTRIBUTES: Mapping[str, str] = {
+    "LI": "low illumination: RGB is dark",
+    "HI": "high illumination: RGB is dazzled",
+    "TC": "thermal crossover: the target is as warm as what is behind it",
+    "CA": "camouflage: the target is coloured like what is behind it",
+    "PO": "partial occlusion",
+    "TO": "total occlusion",
+    "SV": "scale variation",
+    "FM": "fast motion: three frames' motion in one",
+    "CM": "camera moving",
+    "SN": "sensor noise in both modalities",
+}
+SPLITS = {"train": 1, "val": 2, "test": 3}
+STRENGTH = {"LI": 0.12, "TC": 0.06, "CA": 0.10, "SN": 0.16}
+"""What is left of the RGB's brightness, of the target's heat, of its colour; and the noise of SN. Set on validation, see notebook 08."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A video with one target.
+
+    Attributes:
+        name: what result files are called.
+        boxes: ground truth [n, 4] (x, y, w, h) in pixels; rows of NaN where nobody annotated.
+        frame: frame(i) -> uint8 [4, H, W]: R, G, B, thermal.
+        attributes: name -> bool [n], in which frames it acts.
+    """
+
+    name: str
+    boxes: np.ndarray
+    frame: Callable[[int], np.ndarray]
+    attributes: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def frames(self) -> np.ndarray:
+        """Returns all frames, uint8 [n, 4, H, W]."""
+        return np.stack([self.frame(i) for i in range(len(self))])
+
+
+def benchmark(split: str, n: int, length: int = 48, source: str = "mini-rgbt") -> list[Sequence]:
+    """Returns the first n sequences of a split; their frames are drawn when asked for.
+
+    Raises:
+        SettingError: an unknown split or source, more sequences than there are trajectories, or no images for roadscene-motion.
+    """
+    if split not in SPLITS:
+        raise SettingError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    if source not in ("mini-rgbt", "roadscene-motion"):
+        raise SettingError(f"unknown source {source!r}: expected mini-rgbt or roadscene-motion")
+    have = len(trajectories(split))
+    if split != "train" and n > have:
+        raise SettingError(f"the split {split} has {have} trajectories, {n} were asked for: a test never shows one twice")
+    return [scene(split, k, length, source) for k in range(n)]
+
+
+def fingerprint(sequences: list[Sequence]) -> str:
+    """Returns a hash of all boxes and of the first, middle and last frame of each sequence: what a result was measured on."""
+    digest = hashlib.sha256()
+    for s in sequences:
+        digest.update(np.round(s.boxes, 6).tobytes())
+        for i in {0, len(s) // 2, len(s) - 1}:
+            digest.update(s.frame(i).tobytes())
+    return digest.hexdigest()[:16]
+
+
+# --- trajectories --------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def trajectories(split: str) -> tuple[tuple[str, np.ndarray], ...]:
+    """Returns (sequence's name, boxes [n, 4]) of the real trajectories that a split may use, those with at least 60 frames."""
+    if split == "test":
+        every = {name: boxes[0] for name, boxes in ground_truth("rgbt234").boxes.items()}
+    else:
+        test = set(ground_truth("lasher").sequences)
+        paths = sorted((rgbt_folder() / "LasHeR" / "lasher_gt").glob("*.txt"))
+        every = {p.stem: read_boxes(p) for p in paths if (p.stem in test) == (split == "val")}
+    return tuple((name, b) for name, b in every.items() if len(b) >= 60 and (b[:, 2:] > 1).all(1).mean() > 0.9)
+
+
+def motion(boxes: np.ndarray, length: int, fast: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns centre and size [length, 4] (cx, cy, w, h), in units of the target's mean size, along a random part of a trajectory.
+
+    Args:
+        boxes: a real trajectory; frames in which the target is absent are bridged.
+        fast: bool [length]; in these frames time runs three times as fast.
+    """
+    good = (boxes[:, 2:] > 1).all(1)
+    at = np.arange(len(boxes))
+    center = boxes[:, :2] + boxes[:, 2:] / 2
+    path = np.stack([np.interp(at, at[good], v[good]) for v in (*center.T, *boxes[:, 2:].T)], 1)
+    steps = np.cumsum(np.where(fast, 3, 1))
+    start = rng.integers(0, max(1, len(path) - steps[-1]))
+    # A path that is too short is walked back from its end.
+    fold = np.abs((start + steps - len(path)) % (2 * len(path)) - len(path)).clip(0, len(path) - 1)
+    part = path[fold]
+    return part / np.sqrt(part[:, 2:].prod(1).mean())
+
+
+# --- what scenes are made of ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _blend(k: int, size: int = CANVAS) -> np.ndarray:
+    """Returns weights [size, k] that enlarge k values to `size` values smoothly."""
+    x = np.linspace(0, k - 1.001, size)
+    low, share = x.astype(int), x % 1
+    share = share * share * (3 - 2 * share)
+    weights = np.zeros((size, k), np.float32)
+    weights[np.arange(size), low], weights[np.arange(size), low + 1] = 1 - share, share
+    return weights
+
+
+@cache
+def _noise_bank() -> np.ndarray:
+    """Returns Gaussian noise [4, 256, 256], from which each frame takes a random part: drawing anew would take half of the time."""
+    return np.random.default_rng(0).standard_normal((4, CANVAS, CANVAS), np.float32)
+
+
+def _field(rng: np.random.Generator, octaves: tuple[int, ...], fall: float = 0.6) -> np.ndarray:
+    """Returns a smooth random map [256, 256], about unit variance."""
+    total, power = np.zeros((CANVAS, CANVAS), np.float32), 0.0
+    for i, k in enumerate(octaves):
+        total += fall**i * (_blend(k) @ rng.standard_normal((k, k), np.float32) @ _blend(k).T)
+        power += 0.5 * fall ** (2 * i)
+    return total / np.float32(np.sqrt(power))
+
+
+def _drawn_ground(rng: np.random.Generator) -> np.ndarray:
+    """Returns a background [4, 256, 256] in 0..1: rough ground and boxes with a colour and a heat of their own."""
+    light, heat = _field(rng, (5, 11, 23, 47, 95)), _field(rng, (4, 9, 19, 41))
+    chroma = [_field(rng, (4, 9)) for _ in range(2)]
+    ground = np.stack(
+        [0.45 + 0.11 * light + 0.04 * c for c in (chroma[0], -0.5 * chroma[0] + 0.5 * chroma[1], -chroma[1])] + [0.35 + 0.08 * heat]
+    )
+    for _ in range(rng.integers(6, 14)):
+        x, y = rng.integers(0, CANVAS - 10, 2)
+        w, h = rng.integers(10, 60, 2)
+        shift = np.append(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3), rng.normal(0, 0.09))
+        ground[:, y : y + h, x : x + w] += shift[:, None, None]
+    return ground.clip(0.02, 0.98).astype(np.float32)
+
+
+def _drawn_texture(rng: np.random.Generator) -> np.ndarray:
+    """Returns a target's texture [4, 32, 32]: a colour and a heat that stand out a little, and a pattern of its own."""
+    pattern = np.stack([_blend(6, 32) @ rng.standard_normal((6, 6), np.float32) @ _blend(6, 32).T for _ in range(2)])
+    color = 0.45 + rng.choice([-1, 1]) * rng.uniform(0.08, 0.25) + rng.normal(0, 0.07, 3)
+    warm = 0.35 + rng.choice([-0.7, 1], p=[0.2, 0.8]) * rng.uniform(0.12, 0.35)
+    base = np.append(color, warm)[:, None, None]
+    return (base + np.array([0.12, 0.12, 0.12, 0.05])[:, None, None] * pattern[[0, 0, 0, 1]]).clip(0.02, 0.98).astype(np.float32)
+
+
+@cache
+def _roadscene(split: str) -> tuple[tuple[Path, Path], ...]:
+    """Returns (RGB, thermal) paths of the pairs that a split may use: three of five for training, one each for the others."""
+    root = data_dir() / "roadscene"
+    paths = sorted((root / "crop_LR_visible").glob("*.jpg"))
+    if not paths:
+        raise SettingError(f"{root}: there are no images; fetch them first: gmmt fetch roadscene")
+    keep = {"train": (0, 1, 2), "val": (3,), "test": (4,)}[split]
+    return tuple((p, root / "cropinfrared" / p.name) for i, p in enumerate(paths) if i % 5 in keep)
+
+
+def _real_patch(split: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Returns a random square part of a random real pair [4, size, size] in 0..1."""
+    pairs = _roadscene(split)
+    images = [Image.open(p).convert(mode) for p, mode in zip(pairs[rng.integers(len(pairs))], ("RGB", "L"), strict=True)]
+    width, height = images[0].size
+    side = int(rng.uniform(0.7, 1) * min(width, height)) if size == CANVAS else min(40, width, height)
+    x, y = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
+    parts = [np.asarray(i.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR), np.float32) for i in images]
+    return np.concatenate([parts[0].transpose(2, 0, 1), parts[1][None]]) / 255
+
+
+def _paste(image: np.ndarray, texture: np.ndarray, box: np.ndarray, opacity: np.ndarray, power: float = 4.0) -> None:
+    """Draws `texture` [4, 32, 32] into `image` [4, H, W] so that it fills the box (cx, cy, w, h), with an opacity for each channel [4]."""
+    cx, cy, w, h = box
+    left, top = max(0, int(cx - w / 2)), max(0, int(cy - h / 2))
+    right, bottom = min(image.shape[2], int(np.ceil(cx + w / 2))), min(image.shape[1], int(np.ceil(cy + h / 2)))
+    if right <= left or bottom <= top:
+        return
+    u, v = (np.arange(left, right) + 0.5 - cx) * (2 / w), (np.arange(top, bottom) + 0.5 - cy) * (2 / h)
+    radius = (np.abs(u)[None] ** power + np.abs(v)[:, None] ** power) ** (1 / power)
+    alpha = ((1 - radius) * (min(w, h) / 2) + 0.5).clip(0, 1)
+    n = texture.shape[1]
+    a, b = ((x.clip(-1, 0.999) + 1) * (n - 1) / 2 for x in (u, v))
+    i, j, a, b = a.astype(int), b.astype(int), (a % 1).astype(np.float32), (b % 1).astype(np.float32)[:, None]
+    rows = texture[:, j] * (1 - b) + texture[:, j + 1] * b
+    drawn = rows[:, :, i] * (1 - a) + rows[:, :, i + 1] * a
+    part = image[:, top:bottom, left:right]
+    part += (opacity[:, None, None] * alpha).astype(np.float32) * (drawn - part)
+
+
+# --- a scene -------------------------------------------------------------------------------------------------------------------------
+
+
+def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Sequence:
+    """Returns sequence k of a split."""
+    rng = np.random.default_rng([SPLITS[split], k])
+    paths = trajectories(split)
+    # Trajectories in a fixed shuffled order, so that the first n of them are a fair choice.
+    name, real = paths[np.random.default_rng(SPLITS[split]).permutation(len(paths))[k % len(paths)]]
+    acts = _intervals(rng, length)
+    path, camera = _place(motion(real, length, acts["FM"], rng), acts, rng)
+    real_source = source == "roadscene-motion"
+    ground = _real_patch(split, rng, CANVAS) if real_source else _drawn_ground(rng)
+    own = _real_patch(split, rng, 32) if real_source else _drawn_texture(rng)
+    twins = list(_twins(rng, own, path, (lambda: _real_patch(split, rng, 32)) if real_source else (lambda: _drawn_texture(rng))))
+    covers = list(_covers(rng, path, acts))
+    glare = path[:, :2] + rng.normal(0, 12, 2)
+    noise = rng.integers(0, CANVAS - SIZE, (length, 2))
+    sides = rng.random((length, 2)) < 0.5
+
+    def frame(i: int) -> np.ndarray:
+        x, y = camera[i]
+        image = ground[:, y : y + SIZE, x : x + SIZE].copy()
+        opacity = np.array([STRENGTH["CA"] if acts["CA"][i] else 1.0] * 3 + [STRENGTH["TC"] if acts["TC"][i] else 1.0])
+        for texture, boxes in twins:
+            _paste(image, texture, boxes[i], np.ones(4))
+        _paste(image, own, path[i], opacity)
+        for texture, boxes, when in covers:
+            if when[i]:
+                _paste(image, texture, boxes[i], np.ones(4), power=12.0)
+        if acts["HI"][i]:
+            yy, xx = np.ogrid[:SIZE, :SIZE]
+            spot = np.exp(-((xx - glare[i, 0]) ** 2 + (yy - glare[i, 1]) ** 2) / (2 * 26.0**2))
+            image[:3] = image[:3] * 0.45 + 0.35 + 0.9 * spot.astype(np.float32)
+        if acts["LI"][i]:
+            image[:3] *= STRENGTH["LI"]
+        a, b = noise[i]
+        grain = _noise_bank()[:, a : a + SIZE, b : b + SIZE][:, :: 1 - 2 * sides[i, 0], :: 1 - 2 * sides[i, 1]]
+        image += (STRENGTH["SN"] if acts["SN"][i] else 0.025) * grain
+        return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+    boxes = np.concatenate([path[:, :2] - path[:, 2:] / 2, path[:, 2:]], axis=1)
+    return Sequence(f"{split}-{k:04d}-{name}", boxes, frame, acts)
+
+
+def _intervals(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
+    """Returns attribute -> bool [length]: two or three act, each for a quarter to a half of the video; none in the first frames."""
+    acts = {name: np.zeros(length, bool) for name in ATTRIBUTES}
+    for name in rng.choice(list(ATTRIBUTES), rng.integers(2, 4), replace=False):
+        span = int(length * (rng.uniform(0.1, 0.16) if name == "TO" else rng.uniform(0.25, 0.5)))
+        start = rng.integers(3, max(4, length - span))
+        acts[name][start : start + max(1, span)] = True
+    return acts
+
+
+def _place(path: np.ndarray, acts: Mapping[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the target in the image [n, 4] (cx, cy, w, h), in pixels, and the camera's corner on the canvas [n, 2].
+
+    Where the path is wider than the image, the camera pans along with it.
+    """
+    n = len(path)
+    size = rng.uniform(13, 24)
+    zoom = np.ones(n)
+    if acts["SV"].any():
+        ramp = np.cumsum(acts["SV"]) / acts["SV"].sum()
+        zoom = rng.choice([0.6, 1.6]) ** ramp
+    wh = (path[:, 2:] * size * zoom[:, None]).clip(9, 40)
+    center = path[:, :2] * size
+    low, high = center.min(0), center.max(0)
+    room = np.maximum(SIZE - wh.max(0) - 8, 8)
+    share = np.minimum(1, room / np.maximum(high - low, 1e-9))
+    slack = room - share * (high - low)
+    inside = (center - low) * share + wh.max(0) / 2 + 4 + rng.uniform(0, 1, 2) * slack
+    # The world moves by what is left of the motion, folded into the canvas.
+    world = (center - low) * (1 - share) + rng.uniform(0, CANVAS - SIZE, 2)
+    span = CANVAS - SIZE - 1
+    camera = span - np.abs(world % (2 * span) - span)
+    if acts["CM"].any():
+        shake = np.where(acts["CM"][:, None], rng.normal(0, 3.5, (n, 2)), 0)
+        moved = (inside + shake).clip(wh / 2 + 1, SIZE - wh / 2 - 1)
+        camera, inside = (camera - (moved - inside)).clip(0, span), moved
+    return np.concatenate([inside, wh], axis=1), camera.round().astype(int)
+
+
+def _twins(
+    rng: np.random.Generator, own: np.ndarray, path: np.ndarray, other: Callable[[], np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (texture, boxes [n, 4]) of things that look like the target in ONE modality and pass it at one to three of its sizes."""
+    n, t = len(path), np.arange(len(path))[:, None]
+    for _ in range(rng.integers(1, 4)):
+        same, differs = (slice(0, 3), slice(3, 4)) if rng.random() < 0.5 else (slice(3, 4), slice(0, 3))
+        texture = other()
+        for _ in range(20):  # a twin in one modality must be told apart in the other
+            if np.abs(texture[differs].mean((1, 2)) - own[differs].mean((1, 2))).max() > 0.15:
+                break
+            texture = other()
+        texture[same] = own[same]
+        angle, size = rng.uniform(0, 2 * np.pi), np.sqrt(path[:, 2:].prod(1).mean())
+        away, along = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        offset = rng.uniform(1, 3) * size * away + along * (t - rng.uniform(0, n)) * rng.normal(0, 0.12) * size
+        yield texture, np.concatenate([path[:, :2] + offset, path[:, 2:] * rng.uniform(0.85, 1.15)], axis=1)
+
+
+def _covers(
+    rng: np.random.Generator, path: np.ndarray, acts: Mapping[str, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (texture, boxes [n, 4], when [n]) of what stands before the target in PO (about half of it) and TO (all of it)."""
+    for name, scale, shift in (("PO", 1.1, 0.55), ("TO", 1.5, 0.0)):
+        if acts[name].any():
+            angle = rng.uniform(0, 2 * np.pi)
+            offset = shift * path[:, 2:] * np.array([np.cos(angle), np.sin(angle)])
+            yield _drawn_texture(rng), np.concatenate([path[:, :2] + offset, path[:, 2:] * scale], axis=1), acts[name]

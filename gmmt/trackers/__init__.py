@@ -1,0 +1,1 @@
+"""Trackers that GMMT is attached to."""

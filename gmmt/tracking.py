@@ -1,0 +1,148 @@
+"""One-pass evaluation: a tracker gets the first frame's box, then one frame after the other, many sequences in lock-step."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gmmt.data.crops import context_side, crop
+from gmmt.data.synthetic import Sequence
+from gmmt.files import atomic_write
+from gmmt.fusion import Draws
+from gmmt.metrics import PROTOCOLS, Protocol, Scores, measure, score, success_area
+from gmmt.trackers.heads import decode
+from gmmt.trackers.siamese import Siamese
+
+PROTOCOL = replace(PROTOCOLS["rgbt234"], name="mini-RGBT", precision_threshold=5.0, modality="first", first_frame="truth")
+"""How the miniature is scored: PR at 5 pixels (targets are small), NPR, SR; the first box is given."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a tracker reads its score map: the defaults of SiamRPN++.
+
+    Attributes:
+        penalty: how much a change of size or shape lowers a score.
+        window: share of the cosine window, which prefers the middle.
+        rate: how fast the size follows.
+    """
+
+    penalty: float = 0.04
+    window: float = 0.44
+    rate: float = 0.4
+
+
+@torch.inference_mode()
+def track(
+    tracker: Siamese,
+    mode: str,
+    sequences: list[Sequence],
+    *,
+    steps: int = 1,
+    seed: int = 0,
+    search: Search = Search(),
+    progress: bool = False,
+    threads: int = 1,
+) -> dict[str, np.ndarray]:
+    """Returns the boxes [n, 4] (x, y, w, h) of each sequence; frames of all sequences must have one size.
+
+    Args:
+        mode: which head and features, see `trackers.siamese.MODES`.
+        steps: sampling steps of GMMT.
+        seed: of GMMT's noise. Frame i has the same noise in every sequence: a result does not depend on which others run beside it.
+        threads: threads that draw or read frames.
+    """
+    device = next(tracker.parameters()).device
+    tracker.eval()
+    n, lengths = len(sequences), [len(s) for s in sequences]
+    found = [np.empty((length, 4)) for length in lengths]
+    state = torch.tensor(np.stack([s.boxes[0] for s in sequences]), dtype=torch.float32, device=device)
+    center, wh = state[:, :2] + state[:, 2:] / 2, state[:, 2:].clone()
+    with ThreadPoolExecutor(threads) as pool:
+
+        def frames(i: int) -> Tensor:
+            return torch.from_numpy(np.stack(list(pool.map(lambda s: s.frame(min(i, len(s) - 1)), sequences)))).to(device)
+
+        first = crop(frames(0), center, context_side(wh), tracker.template_size)
+        template = tracker.encode_template(first, mode)
+        for i in tqdm(range(max(lengths)), desc=f"track {n} sequences", disable=not progress, mininterval=5):
+            if i:
+                images = frames(i)
+                cut = crop(images, center, context_side(wh) * (tracker.search_size / tracker.template_size), tracker.search_size)
+                parts = [
+                    tracker.search(template[k : k + 64], cut[k : k + 64], mode, steps, Draws((seed << 20) + i, same=True))
+                    for k in range(0, n, 64)
+                ]
+                cls, loc = (torch.cat(p) for p in zip(*parts, strict=True))
+                center, wh = step(cls, loc, center, wh, tracker, search, images.shape[2:])
+            boxes = torch.cat([center - wh / 2, wh], dim=1).double().cpu().numpy()
+            for k, length in enumerate(lengths):
+                if i < length:
+                    found[k][i] = boxes[k] if i else sequences[k].boxes[0]
+    return {s.name: b for s, b in zip(sequences, found, strict=True)}
+
+
+def step(
+    cls: Tensor, loc: Tensor, center: Tensor, wh: Tensor, tracker: Siamese, search: Search, frame: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Returns the new (centre, size) [B, 2] each, in pixels of the frame, from the head's answer and those of the last frame."""
+    b, size = len(cls), cls.shape[-1]
+    score = cls.float().softmax(1)[:, 1].reshape(b, -1)
+    boxes = decode(loc, tracker.stride).reshape(b, 4, -1)
+    middle, new = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-3)
+    scale = context_side(wh) / tracker.template_size  # pixels of the frame in one of the patch
+    old = wh / scale[:, None]
+
+    def padded(w: Tensor, h: Tensor) -> Tensor:
+        p = (w + h) / 2
+        return ((w + p) * (h + p)).sqrt()
+
+    def change(r: Tensor) -> Tensor:
+        return torch.maximum(r, 1 / r)
+
+    larger = change(padded(new[:, 0], new[:, 1]) / padded(old[:, :1], old[:, 1:]))
+    wider = change((old[:, :1] / old[:, 1:]) / (new[:, 0] / new[:, 1]))
+    penalty = torch.exp(-(larger * wider - 1) * search.penalty)
+    hann = torch.hann_window(size + 2, periodic=False, device=cls.device)[1:-1]
+    window = torch.outer(hann, hann).flatten()
+    best = (penalty * score * (1 - search.window) + window * search.window).argmax(1)
+
+    def pick(x: Tensor) -> Tensor:
+        return x.gather(-1, best.reshape(b, *[1] * (x.ndim - 1)).expand(*x.shape[:-1], 1)).squeeze(-1)
+
+    rate = (pick(penalty) * pick(score) * search.rate)[:, None]
+    wh = (wh * (1 - rate) + pick(new) * scale[:, None] * rate).clamp(min=4)
+    limit = torch.tensor([frame[1], frame[0]], device=wh.device, dtype=wh.dtype)
+    center = (center + pick(middle) * scale[:, None]).clamp(min=0).minimum(limit)
+    return center, wh.minimum(limit)
+
+
+def evaluate(boxes: Mapping[str, np.ndarray], sequences: list[Sequence], protocol: Protocol = PROTOCOL) -> tuple[Scores, dict[str, Scores]]:
+    """Returns the scores by sequence over all frames, and for each attribute over the frames in which it acts."""
+    truths = {s.name: (s.boxes,) for s in sequences}
+    scores, frames = score(boxes, truths, protocol), measure(boxes, truths, protocol)
+    by_attribute = {}
+    for name in sequences[0].attributes:
+        acts = np.concatenate([s.attributes[name] for s in sequences])
+        keep = np.array([s.attributes[name].any() for s in sequences])
+        if not keep.any():
+            continue
+        per_frame = {"PR": frames.error <= protocol.precision_threshold, "NPR": frames.norm_error <= protocol.norm_precision_threshold}
+        per_frame["SR"] = success_area(frames.overlap, protocol)
+        counts = frames.mean_by_sequence(acts)[keep]
+        values = {m: frames.mean_by_sequence(v * acts)[keep] / counts for m, v in per_frame.items()}
+        names = tuple(s.name for s, k in zip(sequences, keep, strict=True) if k)
+        by_attribute[name] = Scores(names, (frames.lengths[keep] * counts).round().astype(int), values, protocol.pool)
+    return scores, by_attribute
+
+
+def write_results(boxes: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Writes the standard result files: a text file a sequence, a row "x,y,w,h" a frame; what `gmmt score` reads."""
+    for name, rows in boxes.items():
+        with atomic_write(Path(folder) / f"{name}.txt") as file:
+            file.writelines(",".join(f"{v:.4f}" for v in row) + "\n" for row in rows)
