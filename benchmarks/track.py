@@ -25,7 +25,7 @@ def main(argv: Sequence[str] = ()) -> None:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.track", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short videos, for a try in seconds")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch, and threads that draw frames (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each thing is measured, after one warm-up (default 3)")
     given = parser.parse_args(argv)
     n, length = (4, 6) if given.quick else (64, 48)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] = ()) -> None:
     for k in range(given.rounds + 1):
         for name, (tracker, mode, steps) in works.items():
             start = time.perf_counter()
-            tracking.track(tracker, mode, videos, steps=steps, threads=given.threads)
+            tracking.track(tracker, mode, videos, steps=steps)
             if k:
                 times[name].append(time.perf_counter() - start)
     print(f"tracking, {given.threads} threads, {n} sequences in lock-step, frames drawn on the way, n = {given.rounds} rounds")

@@ -31,13 +31,7 @@ from gmmt.training import Pairs, Plan, Stage, hash_of, load_or_train
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of data and training of a profile.
-
-    Attributes:
-        train: sequences, and frames drawn from each.
-        val, test: sequences; `length`: their frames.
-        plans: of stages 1.1, 1.2 and 2.
-    """
+    """A profile's training sequences and frames drawn from each, validation and test sequences, their frames, and plans of the stages."""
 
     train: tuple[int, int]
     val: int
@@ -144,11 +138,7 @@ class Trained:
 def train(
     name: str, profile: str, seed: int, folder: Path, *, source: str = "mini-rgbt", plan: Mapping = {}, progress: bool = False
 ) -> Trained:
-    """Returns a row of ROWS, trained.
-
-    Args:
-        folder: where weights are kept.
-        plan: changes of stage 2's Plan, {"lam": 3.0} for example.
+    """Returns a row of ROWS, trained, with weights kept in `folder`; `plan` changes stage 2's Plan, {"lam": 3.0} for example.
 
     Raises:
         SettingError: there is no such row.
@@ -160,7 +150,14 @@ def train(
     options = {"folder": Path(folder), "seed": seed, "progress": progress}
 
     def pairs() -> Pairs:
-        return training_pairs(*s.train, s.length, source)
+        """Returns the training pairs, and sets what stage 2 standardises features by; called only where something is trained."""
+        own = training_pairs(*s.train, s.length, source)
+        if tracker.fusion is not None:
+            with torch.no_grad():
+                batches = [tracker.features(own.batch(64, (seed, 9, k))[1]) for k in range(4)]
+                f_rgb, f_tir = (torch.cat(f) for f in zip(*batches, strict=True))
+                tracker.fusion.fit(tracker.fused(f_rgb, f_tir), f_rgb, f_tir)
+        return own
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -168,9 +165,8 @@ def train(
         curves, keys = {}, []
         for m in ("rgb", "tir"):
             if row.mode in (m, "base", "stage2"):
-                key, curves[f"1.1 {m}"] = load_or_train(
-                    m.upper(), Stage(tracker, f"1.1 {m}"), s.plans["1.1"], pairs, config=base, **options
-                )
+                stage = Stage(tracker, f"1.1 {m}")
+                key, curves[stage.stage] = load_or_train(m.upper(), stage, s.plans["1.1"], pairs, config=base, **options)
                 keys.append(key)
         if row.mode in ("base", "stage2"):
             key, curves["1.2"] = load_or_train("Base", Stage(tracker, "1.2"), s.plans["1.2"], pairs, config=base | {"on": keys}, **options)
@@ -178,10 +174,6 @@ def train(
             torch.manual_seed(seed + 1)  # every row: the same first weights of U
             if row.variant:
                 tracker.fusion = make_u(row, tracker.channels)
-                with torch.no_grad():
-                    batches = [tracker.features(pairs().batch(64, (seed, 9, k))[1]) for k in range(4)]
-                    f_rgb, f_tir = (torch.cat(f) for f in zip(*batches, strict=True))
-                    tracker.fusion.fit(tracker.fused(f_rgb, f_tir), f_rgb, f_tir)
             own = replace(s.plans["2"], **({"lam": 0.0} if row.variant in ("", "TRK") else {}), **plan)
             config = base | {"on": key, "row": asdict(replace(row, meaning="")), "u": hash_of(repr(tracker.fusion))}
             key, curves["2"] = load_or_train(name, Stage(tracker, "2", own.lam), own, pairs, config=config, **options)

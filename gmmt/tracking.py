@@ -1,7 +1,6 @@
 """One-pass evaluation: a tracker gets the first frame's box, then one frame after the other, many sequences in lock-step."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,12 +23,10 @@ PROTOCOL = replace(PROTOCOLS["rgbt234"], name="mini-RGBT", precision_threshold=5
 
 @dataclass(frozen=True)
 class Search:
-    """How a tracker reads its score map: the defaults of SiamRPN++.
+    """How a tracker reads its score map, with the defaults of SiamRPN++.
 
-    Attributes:
-        penalty: how much a change of size or shape lowers a score.
-        window: share of the cosine window, which prefers the middle.
-        rate: how fast the size follows.
+    `penalty` lowers the score of a changed size or shape; `window` is the share of the cosine window, which prefers the middle; `rate` is
+    how fast the size follows.
     """
 
     penalty: float = 0.04
@@ -47,7 +44,6 @@ def track(
     seed: int = 0,
     search: Search = Search(),
     progress: bool = False,
-    threads: int = 1,
 ) -> dict[str, np.ndarray]:
     """Returns the boxes [n, 4] (x, y, w, h) of each sequence; frames of all sequences must have one size.
 
@@ -55,7 +51,6 @@ def track(
         mode: which head and features, see `trackers.siamese.MODES`.
         steps: sampling steps of GMMT.
         seed: of GMMT's noise. Frame i has the same noise in every sequence: a result does not depend on which others run beside it.
-        threads: threads that draw or read frames.
     """
     device = next(tracker.parameters()).device
     tracker.eval()
@@ -63,27 +58,26 @@ def track(
     found = [np.empty((length, 4)) for length in lengths]
     state = torch.tensor(np.stack([s.boxes[0] for s in sequences]), dtype=torch.float32, device=device)
     center, wh = state[:, :2] + state[:, 2:] / 2, state[:, 2:].clone()
-    with ThreadPoolExecutor(threads) as pool:
 
-        def frames(i: int) -> Tensor:
-            return torch.from_numpy(np.stack(list(pool.map(lambda s: s.frame(min(i, len(s) - 1)), sequences)))).to(device)
+    def frames(i: int) -> Tensor:
+        return torch.from_numpy(np.stack([s.frame(min(i, len(s) - 1)) for s in sequences])).to(device)
 
-        first = crop(frames(0), center, context_side(wh), tracker.template_size)
-        template = tracker.encode_template(first, mode)
-        for i in tqdm(range(max(lengths)), desc=f"track {n} sequences", disable=not progress, mininterval=5):
-            if i:
-                images = frames(i)
-                cut = crop(images, center, context_side(wh) * (tracker.search_size / tracker.template_size), tracker.search_size)
-                parts = [
-                    tracker.search(template[k : k + 64], cut[k : k + 64], mode, steps, Draws((seed << 20) + i, same=True))
-                    for k in range(0, n, 64)
-                ]
-                cls, loc = (torch.cat(p) for p in zip(*parts, strict=True))
-                center, wh = step(cls, loc, center, wh, tracker, search, images.shape[2:])
-            boxes = torch.cat([center - wh / 2, wh], dim=1).double().cpu().numpy()
-            for k, length in enumerate(lengths):
-                if i < length:
-                    found[k][i] = boxes[k] if i else sequences[k].boxes[0]
+    first = crop(frames(0), center, context_side(wh), tracker.template_size)
+    template = tracker.encode_template(first, mode)
+    for i in tqdm(range(max(lengths)), desc=f"track {n} sequences", disable=not progress, mininterval=5):
+        if i:
+            images = frames(i)
+            cut = crop(images, center, context_side(wh) * (tracker.search_size / tracker.template_size), tracker.search_size)
+            parts = [
+                tracker.search(template[k : k + 64], cut[k : k + 64], mode, steps, Draws((seed << 20) + i, same=True))
+                for k in range(0, n, 64)
+            ]
+            cls, loc = (torch.cat(p) for p in zip(*parts, strict=True))
+            center, wh = step(cls, loc, center, wh, tracker, search, images.shape[2:])
+        boxes = torch.cat([center - wh / 2, wh], dim=1).double().cpu().numpy()
+        for k, length in enumerate(lengths):
+            if i < length:
+                found[k][i] = boxes[k] if i else sequences[k].boxes[0]
     return {s.name: b for s, b in zip(sequences, found, strict=True)}
 
 

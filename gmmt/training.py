@@ -43,10 +43,9 @@ class Plan:
 
     Attributes:
         steps, batch: number of steps, and pairs in each, over all processes.
-        optimizer: "sgd" (the paper's, momentum 0.9) or "adamw" (the miniature's: it needs ten times fewer steps).
-        rate: the highest learning rate; reached after `warmup` (a share of the steps), then it falls geometrically to `last` times itself.
-        weight_decay, clip: as in the supplement; the largest norm of a gradient.
-        lam: lambda of Eq. (5).
+        optimizer: "sgd" (the paper's, momentum 0.9) or "adamw" (the miniature's: it needs fewer steps).
+        rate: the highest learning rate, after `warmup` (a share of the steps); then it falls geometrically to `last` times itself.
+        weight_decay, clip, lam: as in the supplement; the largest norm of a gradient; lambda of Eq. (5).
     """
 
     steps: int

@@ -106,9 +106,7 @@ def trajectories(split: str) -> tuple[tuple[str, np.ndarray], ...]:
 def motion(boxes: np.ndarray, length: int, fast: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns centre and size [length, 4] (cx, cy, w, h), in units of the target's mean size, along a random part of a trajectory.
 
-    Args:
-        boxes: a real trajectory; frames in which the target is absent are bridged.
-        fast: bool [length]; in these frames time runs three times as fast.
+    Frames in which the target is absent are bridged; where `fast` [length] is True, time runs three times as fast.
     """
     good = (boxes[:, 2:] > 1).all(1)
     at = np.arange(len(boxes))

@@ -12,48 +12,31 @@ from gmmt.networks.uvit import UViT
 
 MANY = 64  # more blocks than any network has
 
+# fmt: off
 UNET = [
-    ("time.0", "noise_level_mlp.1"),
-    ("time.2", "noise_level_mlp.3"),
-    ("inlet", "downs.0"),
+    ("time.0", "noise_level_mlp.1"), ("time.2", "noise_level_mlp.3"), ("inlet", "downs.0"),
     *((f"down.{i}", f"downs.{i + 1}") for i in range(MANY)),
     *((f"middle.{i}", f"mid.{i}") for i in range(2)),
     *((f"up.{i}", f"ups.{i}") for i in range(MANY)),
-    ("outlet.0.norm", "final_conv.block.0"),
-    ("outlet.0.conv", "final_conv.block.3"),
-    ("outlet.1.norm", "final_conv2.block.0"),
-    ("outlet.1.conv", "final_conv2.block.3"),
-    ("norm", "norm"),
+    ("outlet.0.norm", "final_conv.block.0"), ("outlet.0.conv", "final_conv.block.3"),
+    ("outlet.1.norm", "final_conv2.block.0"), ("outlet.1.conv", "final_conv2.block.3"), ("norm", "norm"),
 ]
 UNET_BLOCK = [
-    ("shift", "res_block.noise_func.noise_func.0"),
-    ("norm_1", "res_block.block1.block.0"),
-    ("conv_1", "res_block.block1.block.3"),
-    ("norm_2", "res_block.block2.block.0"),
-    ("conv_2", "res_block.block2.block.3"),
-    ("match", "res_block.res_conv"),
-    ("attention", "attn"),
+    ("shift", "res_block.noise_func.noise_func.0"), ("norm_1", "res_block.block1.block.0"), ("conv_1", "res_block.block1.block.3"),
+    ("norm_2", "res_block.block2.block.0"), ("conv_2", "res_block.block2.block.3"), ("match", "res_block.res_conv"), ("attention", "attn"),
 ]
 UVIT = [
-    ("position", "pos_embed"),
-    ("inlet", "down"),
+    ("position", "pos_embed"), ("inlet", "down"),
     *((f"down.{i}", f"in_blocks.{i}") for i in range(MANY)),
     ("middle", "mid_block"),
     *((f"up.{i}", f"out_blocks.{i}") for i in range(MANY)),
-    ("norm", "norm"),
-    ("outlet", "decoder_pred"),
-    ("smooth", "final_layer"),
-    ("norm_out", "norm2"),
+    ("norm", "norm"), ("outlet", "decoder_pred"), ("smooth", "final_layer"), ("norm_out", "norm2"),
 ]
 UVIT_BLOCK = [
-    ("norm_1", "norm1"),
-    ("qkv", "attn.qkv"),
-    ("out", "attn.proj"),
-    ("norm_2", "norm2"),
-    ("mlp.0", "mlp.fc1"),
-    ("mlp.2", "mlp.fc2"),
+    ("norm_1", "norm1"), ("qkv", "attn.qkv"), ("out", "attn.proj"), ("norm_2", "norm2"), ("mlp.0", "mlp.fc1"), ("mlp.2", "mlp.fc2"),
     ("merge", "skip_linear"),
 ]
+# fmt: on
 
 
 def _swap(key: str, table: list[tuple[str, str]], to_ours: bool) -> str | None:

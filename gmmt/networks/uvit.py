@@ -48,19 +48,12 @@ class UViT(nn.Module):
         size: int = 16,
         form: str = "paper",
     ):
-        """Makes the network.
+        """Makes the network for maps of `channels` channels, with n_blocks on each side, one in the middle, and `conditions` maps given.
 
-        Args:
-            channels: C of the noisy map, of each condition and of the output.
-            n_blocks: n, blocks on each side; one more is in the middle.
-            conditions: how many maps are given beside the noisy one.
-            dim: width of the tokens; 1.5625 C (1200 at C = 768) unless given.
-            heads: attention heads; they must divide `dim`.
-            size: H = W that position embeddings are learned for.
-            form: "paper" or "released".
+        `dim` is the width of the tokens, 1.5625 C (1200 at C = 768) unless given; position embeddings are learned for H = W = `size`.
 
         Raises:
-            ValueError: heads or form cannot be.
+            ValueError: `heads` does not divide `dim`, or there is no such form.
         """
         super().__init__()
         dim = dim or channels * 1200 // 768
