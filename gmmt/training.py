@@ -11,16 +11,18 @@ What is frozen stays in evaluation mode, its batch norms too. Loss = Loss_track 
 processes (Accelerate), each of which takes its share of the same batch.
 """
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save
@@ -218,7 +220,8 @@ def fit(
         SettingError: the checkpoint belongs to another configuration.
         FloatingPointError: the loss is not finite.
     """
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    unused = DistributedDataParallelKwargs(find_unused_parameters=stage.has_d)  # D gets no gradient in G's turn, nor U in D's
+    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     stage.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
     kinds = {"sgd": lambda p: torch.optim.SGD(p, plan.rate, momentum=0.9, weight_decay=plan.weight_decay)}
@@ -308,14 +311,15 @@ def load_or_train(
 ) -> tuple[str, dict[str, list[float]]]:
     """Returns (key, history): the stage's trained weights are loaded if this configuration was trained before, else trained and kept.
 
-    The file is NAME-KEY.safetensors; the key is a hash of the configuration, which must hold all that the result depends on. Two processes
-    that want the same weights wait for one another.
+    The file is NAME-KEY.safetensors; the key is a hash of the configuration, which must hold all that the result depends on. Two runs that
+    want the same weights wait for one another; the processes of one run (torchrun) work together.
     """
     config = {"name": name, "stage": stage.stage, "plan": asdict(plan), "seed": seed, **config}
     key = f"{hash_of(config):016x}"[:12]
     path = folder / f"{name}-{key}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with contextlib.nullcontext() if together else FileLock(f"{path}.lock"):
         done, history = restore(path, stage, [], config) if path.is_file() else (0, {})
         if done < plan.steps:
             history = fit(stage, plan, pairs(), path, seed=seed, config=config, **options)

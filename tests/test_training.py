@@ -251,3 +251,11 @@ def test_two_processes_meet_the_loss_of_one(tmp_path):
     assert len(one["loss"]) == 20
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_several_processes_train_a_cgan_from_the_command_line(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port", str(29300 + os.getpid() % 300)]
+    command += ["-m", "gmmt.cli", "train", "CGAN", "--profile", "smoke", "--weights", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4

@@ -51,8 +51,7 @@ def rendered_pair(height: int = 288, width: int = 384) -> tuple[np.ndarray, np.n
 def feature_map(image: np.ndarray, size: int = 32, orientations: int = 8) -> Tensor:
     """Returns features [1, C, size, size] of an image [H, W] or [H, W, 3] in 0..1, standardised over the map.
 
-    A stand-in for a trained backbone that needs no weights: edges of each orientation, pooled over cells, as in histograms of oriented
-    gradients (Dalal and Triggs, 2005). C = `orientations`.
+    It needs no weights: edges of each orientation, pooled over cells (Dalal and Triggs, 2005). C = `orientations`.
     """
     gray = torch.from_numpy(np.asarray(image, dtype=np.float64).mean(-1) if np.ndim(image) == 3 else np.asarray(image, dtype=np.float64))
     gray = F.interpolate(gray[None, None], size=(8 * size, 8 * size), mode="bilinear", antialias=True)
