@@ -183,7 +183,7 @@ def rule_compared(nb, name):
     for index in compared:
         cell = nb.cells[index]
         # A picture's text form (<Figure ...>) says nothing about what it shows.
-        told = {"outputs": [output for output in cell.get("outputs", []) if "image/png" not in output.get("data", {})]}
+        told = {"outputs": [output for output in cell.get("outputs", []) if not {"image/png", "image/jpeg"} & set(output.get("data", {}))]}
         if cell.cell_type != "code" or cell.get("execution_count") is None or not any(text.strip() for text in output_texts(told)):
             yield index, "tagged `nbval-check-output` but no text is stored to compare with: print a line, then run `make notebooks`."
         if any("Run(" in text or f"seed0/{name}" in text for text in output_texts(cell)):
