@@ -220,9 +220,6 @@ print(f"{counts[0]} points are target, {counts[1]} background, of 121: naive = g
 print("both parts of Loss_track: naive = gmmt")
 
 # %%
-import warnings
-
-warnings.filterwarnings("ignore", message="IProgress")  # some import wants widgets; nothing does
 from gmmt import miniature
 
 bar = {"progress": run.profile != "smoke"}
