@@ -35,7 +35,7 @@ ATTRIBUTES: Mapping[str, str] = {
 }
 SPLITS = {"train": 1, "val": 2, "test": 3}
 STRENGTH = {"LI": 0.12, "TC": 0.06, "CA": 0.10, "SN": 0.16}
-"""What is left of brightness, of heat, of colour; and the noise of SN. First values; validation (notebook 08) gave no reason to change them."""
+"""What is left of brightness, of heat, of colour; and the noise of SN. First values; validation (notebook 08) gave no reason for others."""
 
 
 @dataclass(frozen=True)
