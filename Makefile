@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test lab notebooks book lint clean
+.PHONY: help reproduce choices table test lab notebooks book lint clean
 
 PYTHON ?= python3
 PROFILE ?= auto
@@ -29,6 +29,8 @@ help:
 	@echo 'make reproduce [PROFILE=auto] [SEED=0] [JOBS=2]'
 	@echo '        run every notebook that is missing or stale, JOBS at a time; the results are in runs/'
 	@echo '        PROFILE: smoke, cpu, gpu, paper, auto    SEED=0,1,2: three seeds    PARAMS="steps=3": change a parameter of notebooks'
+	@echo 'make choices    the miniature: try every row of Table 2 with each plan of its grid on validation (hours)'
+	@echo 'make table SEED=0,1  the miniature: train and test all rows of Table 2, an hour of one core each; into notebooks/results/'
 	@echo 'make test       run the tests, then every notebook against its stored results'
 	@echo 'make lab        open the notebooks in JupyterLab'
 	@echo 'make notebooks [NOTEBOOKS="01_noise_schedule"]'
@@ -39,6 +41,9 @@ help:
 
 reproduce: $(READY)
 	@$(PY) -m workflow.batch reproduce --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)' --params='$(PARAMS)'
+
+choices table: $(READY)
+	@$(PY) -m workflow.batch reproduce --goal=$@ --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
 
 # Two runs, because only the notebooks are under the profile smoke; both are made even if the first fails. Of a notebook the cells tagged
 # nbval-check-output are compared, the others must raise no error. Each worker gets its share of the cores.

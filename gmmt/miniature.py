@@ -3,9 +3,13 @@
 Every row is loaded if its configuration was trained before, else trained, with all that it builds on:
 
     RGB, TIR (stage 1.1)  ->  Base (1.2)  ->  HEAD, TRK, NOISE, RAW, CGAN, DM, ... (2)
+
+The weight of the generative loss (lam) and the learning rate of every row of stage 2 come from the same small grid, by the success rate on
+validation videos of a training with a seed of its own; the choice is stored in the project, and no test video has a part in it.
 """
 
 import ast
+import csv
 import hashlib
 import json
 from collections.abc import Mapping
@@ -68,6 +72,7 @@ ROWS: Mapping[str, Row] = {
     "RGB": Row("rgb", meaning="the RGB tracker alone (stage 1.1)"),
     "TIR": Row("tir", meaning="the thermal tracker alone (stage 1.1)"),
     "Base": Row("base", meaning="both, fused by one convolution (stage 1.2)"),
+    "Base-long": Row("base", meaning="Base, trained for as many steps as stages 1.2 and 2 together: control"),
     "HEAD": Row("stage2", meaning="Base's fused features under stage 2's new head: control"),
     "TRK": Row("stage2", "TRK", meaning="U without a generative loss: control"),
     "NOISE": Row("stage2", "NOISE", meaning="RAW with noise at its input: control"),
@@ -80,6 +85,33 @@ ROWS: Mapping[str, Row] = {
     "RAW-uvit": Row("stage2", "RAW", "uvit", meaning="RAW with the UViT"),
     "DM-uvit": Row("stage2", "DM", "uvit", {"track_t": "last"}, meaning="DM with the UViT"),
 }
+
+
+GRID = ((1.0, 1e-3), (0.1, 1e-3), (10.0, 1e-3), (1.0, 5e-4), (1.0, 2e-3))
+"""(lam, rate) that every row is offered, written down before any was tried; Base, which has no lam, is offered twice these rates."""
+
+GRID_SEED = 1000
+"""Seed of the trainings behind the choice; no number in a table comes from them."""
+
+
+def grid(name: str) -> tuple[dict[str, float], ...]:
+    """Returns the plans that Base or a row of stage 2 is offered, {"lam": ..., "rate": ...} each; all stand on the Base that was chosen."""
+    if name == "Base":
+        return tuple({"rate": 2 * rate} for lam, rate in GRID if lam == 1)
+    if ROWS[name].mode != "stage2":
+        return ()
+    alone = ROWS[name].variant in ("", "TRK")
+    return tuple({"lam": 0.0 if alone else lam, "rate": rate} for lam, rate in GRID if lam == 1 or not alone)
+
+
+@cache
+def choices() -> Mapping[str, Mapping[str, float]]:
+    """Returns the chosen plan of each row, {"lam": ..., "rate": ...}, from the stored choices; empty where nothing was chosen yet."""
+    path = files.stored_results_dir() / "miniature" / "choices.csv"
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {r["row"]: {k: float(r[k]) for k in ("lam", "rate") if r[k]} for r in csv.DictReader(file) if r["chosen"] == "True"}
 
 
 def setting(profile: str, source: str = "mini-rgbt") -> Setting:
@@ -136,9 +168,19 @@ class Trained:
 
 
 def train(
-    name: str, profile: str, seed: int, folder: Path, *, source: str = "mini-rgbt", plan: Mapping = {}, progress: bool = False
+    name: str,
+    profile: str,
+    seed: int,
+    folder: Path,
+    *,
+    source: str = "mini-rgbt",
+    plan: Mapping | None = None,
+    base_plan: Mapping | None = None,
+    progress: bool = False,
 ) -> Trained:
-    """Returns a row of ROWS, trained, with weights kept in `folder`; `plan` changes stage 2's Plan, {"lam": 3.0} for example.
+    """Returns a row of ROWS, trained, with weights kept in `folder`.
+
+    `plan` changes the Plan of stage 2, `base_plan` that of stage 1.2: {"lam": 3.0}, for example; None takes the stored choice.
 
     Raises:
         SettingError: there is no such row.
@@ -169,21 +211,36 @@ def train(
                 key, curves[stage.stage] = load_or_train(m.upper(), stage, s.plans["1.1"], pairs, config=base, **options)
                 keys.append(key)
         if row.mode in ("base", "stage2"):
-            key, curves["1.2"] = load_or_train("Base", Stage(tracker, "1.2"), s.plans["1.2"], pairs, config=base | {"on": keys}, **options)
+            more = s.plans["2"].steps if name == "Base-long" else 0
+            own = replace(s.plans["1.2"], steps=s.plans["1.2"].steps + more)
+            own = replace(own, **choices().get("Base", {}) if base_plan is None else base_plan)
+            key, curves["1.2"] = load_or_train("Base", Stage(tracker, "1.2"), own, pairs, config=base | {"on": keys}, **options)
         if row.mode == "stage2":
             torch.manual_seed(seed + 1)  # every row: the same first weights of U
             if row.variant:
                 tracker.fusion = make_u(row, tracker.channels)
-            own = replace(s.plans["2"], **({"lam": 0.0} if row.variant in ("", "TRK") else {}), **plan)
+            alone = {"lam": 0.0} if row.variant in ("", "TRK") else {}
+            own = replace(s.plans["2"], **alone | dict(choices().get(name, {}) if plan is None else plan))
             config = base | {"on": key, "row": asdict(replace(row, meaning="")), "u": hash_of(repr(tracker.fusion))}
             key, curves["2"] = load_or_train(name, Stage(tracker, "2", own.lam), own, pairs, config=config, **options)
     return Trained(name, tracker.eval(), row.mode, key, curves)
 
 
 def results(
-    t: Trained, profile: str, split: str, folder: Path, *, source: str = "mini-rgbt", steps: int = 1, seed: int = 0, progress: bool = False
+    t: Trained,
+    profile: str,
+    split: str,
+    folder: Path,
+    *,
+    source: str = "mini-rgbt",
+    steps: int = 1,
+    seed: int | None = 0,
+    progress: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Returns the boxes of each sequence of a split, from the result files of an earlier call if there are any."""
+    """Returns the boxes of each sequence of a split, from the result files of an earlier call if there are any.
+
+    `steps` and `seed` are those of GMMT's sampler; seed None stands for zeros in the noise's place.
+    """
     videos = sequences(profile, split, source)
     where = Path(folder) / f"{split}-{source}" / f"{t.name}-{t.key}" / f"s{steps}-z{seed}-{synthetic.fingerprint(videos)}"
     if (where / "done.json").is_file():

@@ -34,6 +34,14 @@ class Search:
     rate: float = 0.4
 
 
+class Zeros(Draws):
+    """Zeros where noise is asked for: what a generator makes without any."""
+
+    def noise(self, shape: torch.Size) -> Tensor:
+        """Returns zeros."""
+        return torch.zeros(shape)
+
+
 @torch.inference_mode()
 def track(
     tracker: Siamese,
@@ -41,7 +49,7 @@ def track(
     sequences: list[Sequence],
     *,
     steps: int = 1,
-    seed: int = 0,
+    seed: int | None = 0,
     search: Search = Search(),
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
@@ -50,7 +58,8 @@ def track(
     Args:
         mode: which head and features, see `trackers.siamese.MODES`.
         steps: sampling steps of GMMT.
-        seed: of GMMT's noise. Frame i has the same noise in every sequence: a result does not depend on which others run beside it.
+        seed: of GMMT's noise. Frame i has the same noise in every sequence: a result does not depend on which others run beside it. None
+            puts zeros in the noise's place.
     """
     device = next(tracker.parameters()).device
     tracker.eval()
@@ -62,16 +71,16 @@ def track(
     def frames(i: int) -> Tensor:
         return torch.from_numpy(np.stack([s.frame(min(i, len(s) - 1)) for s in sequences])).to(device)
 
+    def draws(i: int) -> Draws:
+        return Zeros(0) if seed is None else Draws((seed << 20) + i, same=True)
+
     first = crop(frames(0), center, context_side(wh), tracker.template_size)
     template = tracker.encode_template(first, mode)
     for i in tqdm(range(max(lengths)), desc=f"track {n} sequences", disable=not progress, mininterval=5):
         if i:
             images = frames(i)
             cut = crop(images, center, context_side(wh) * (tracker.search_size / tracker.template_size), tracker.search_size)
-            parts = [
-                tracker.search(template[k : k + 64], cut[k : k + 64], mode, steps, Draws((seed << 20) + i, same=True))
-                for k in range(0, n, 64)
-            ]
+            parts = [tracker.search(template[k : k + 64], cut[k : k + 64], mode, steps, draws(i)) for k in range(0, n, 64)]
             cls, loc = (torch.cat(p) for p in zip(*parts, strict=True))
             center, wh = step(cls, loc, center, wh, tracker, search, images.shape[2:])
         boxes = torch.cat([center - wh / 2, wh], dim=1).double().cpu().numpy()

@@ -1,6 +1,8 @@
 """Notebooks in batch: what the Makefile and the Snakefile call to plan, run, refresh and sum up. Needs the extra `lab`.
 
 python -m workflow.batch reproduce --profile smoke --seeds 0,1 --jobs 2     # make reproduce
+python -m workflow.batch reproduce --goal table --seeds 0,1 --jobs 2        # make table: all rows of the miniature, scored on test
+python -m workflow.batch reproduce --goal choices --jobs 2                  # make choices: the grid on validation
 python -m workflow.batch refresh --jobs 2                                   # make notebooks
 """
 
@@ -26,7 +28,9 @@ from gmmt.notebook import did_you_mean, git_commit, now, resolve_profile, versio
 SOURCES = Path("notebooks/src")
 PROGRESS = Path(".snakemake/gmmt-progress.jsonl")
 """What this batch has done: a line with the jobs that have to run, then one for each that ended."""
-OWN_KEYS = {"profile", "seed", "seeds"}
+STORED = Path("notebooks/results/miniature")
+"""Where choices and the scores of finished seeds are kept."""
+OWN_KEYS = {"profile", "seed", "seeds", "goal", "stored"}
 """The Snakefile's own configuration; every other key is a parameter of notebooks."""
 ROWS_OF = {
     "06_trackers": ("RGB", "TIR", "Base", "DM"),
@@ -34,6 +38,13 @@ ROWS_OF = {
     "08_table_2": ("RGB", "TIR", "Base", "RAW", "CGAN", "DM"),
 }
 """Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before it runs, several at a time."""
+STEPS = {
+    "train": ("name", "profile", "seed", "folder"),
+    "try": ("name", "profile", "index", "folder"),
+    "choose": ("profile", "folder", "stored"),
+    "store": ("profile", "seed", "folder", "stored"),
+}
+"""What the Snakefile calls beside notebooks, with its arguments."""
 PLAIN_TYPES = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
 
 
@@ -103,7 +114,7 @@ def plan(config: dict) -> list[Job]:
 
 def rows_before(name: str) -> tuple[str, ...]:
     """Returns the rows that must be trained before a row of the miniature."""
-    return {"RGB": (), "TIR": (), "Base": ("RGB", "TIR")}.get(name, ("Base",))
+    return {"RGB": (), "TIR": (), "Base": ("RGB", "TIR"), "Base-long": ("RGB", "TIR")}.get(name, ("Base",))
 
 
 def notebook_names() -> list[str]:
@@ -223,21 +234,115 @@ def run_notebook(job: Job, threads: int) -> bool:
     return not error
 
 
-def train_row(name: str, profile: str, seed: int, folder: str) -> None:
-    """Trains a row of the miniature and tracks its videos, so that notebooks find both done."""
+# --- rows of the miniature -----------------------------------------------------------------------------------------------------------
+
+
+def one_thread() -> None:
+    """Holds this process to one thread: with maps of 16 x 16, two processes of one thread do more than one of two."""
     set_environment(1)
     import torch
 
+    torch.set_num_threads(1)
+
+
+def train_row(name: str, profile: str, seed: int, folder: str) -> None:
+    """Trains a row of the miniature and tracks its videos, so that notebooks find both done."""
+    one_thread()
     from gmmt import miniature
 
-    torch.set_num_threads(1)  # maps of 16 x 16: two processes of one thread do more than one of two
-    print(f"start  train {name}", flush=True)
+    print(f"start  train {name}, seed {seed}", flush=True)
     clock, where = time.monotonic(), Path(folder, "trackers")
     row = miniature.train(name, profile, seed, where)
     for split in ("val", "test"):
         miniature.results(row, profile, split, where)
     write_json(Path(folder, "status", f"train-{name}.json"), {"row": name, "key": row.key, "seconds": round(time.monotonic() - clock, 1)})
-    print(f"       train {name}  {duration(time.monotonic() - clock)}", flush=True)
+    print(f"       train {name}, seed {seed}  {duration(time.monotonic() - clock)}", flush=True)
+
+
+def try_plan(name: str, profile: str, index: int, folder: str) -> None:
+    """Trains a row with one plan of its grid, and writes its scores on validation beside it."""
+    one_thread()
+    from gmmt import miniature, seeds
+
+    clock, where, plan = time.monotonic(), Path(folder, "trackers"), miniature.grid(name)[index]
+    base = plan if name == "Base" else best_base(folder)
+    print(f"start  try {name} {plan}", flush=True)
+    row = miniature.train(name, profile, miniature.GRID_SEED, where, plan=plan, base_plan=base)
+    found = seeds.rows_of(name, *miniature.scores(row, profile, "val", where))
+    found = [plan | r for r in found if r["subset"] == "ALL"]
+    write_json(Path(folder, "status", f"try-{name}-{index}.json"), {"key": row.key, "rows": found})
+    print(f"       try {name} {plan}  {duration(time.monotonic() - clock)}", flush=True)
+
+
+def best_base(folder: str) -> dict:
+    """Returns the plan of Base with the highest SR on validation, on which all plans of stage 2 are tried."""
+    from gmmt import miniature
+
+    def sr(k: int) -> float:
+        rows = read_json(Path(folder, "status", f"try-Base-{k}.json"))["rows"]
+        return sum(row["SR"] for row in rows) / len(rows)
+
+    plans = miniature.grid("Base")
+    return plans[max(range(len(plans)), key=sr)]
+
+
+def every_row() -> list[str]:
+    """Returns the names of all rows of the miniature."""
+    from gmmt import miniature
+
+    return list(miniature.ROWS)
+
+
+def tries() -> list[str]:
+    """Returns the names of all plans of all rows: "RAW-0", ..."""
+    from gmmt import miniature
+
+    return [f"{name}-{k}" for name in miniature.ROWS for k in range(len(miniature.grid(name)))]
+
+
+def choose(profile: str, folder: str, stored: str) -> None:
+    """Writes what every plan scored on validation, and which one each row keeps: the highest SR."""
+    import pandas as pd
+
+    from gmmt import miniature, seeds
+    from gmmt.data import synthetic
+
+    records = {name: read_json(Path(folder, "status", f"try-{name}.json")) for name in tries()}
+    videos = miniature.sequences(profile, "val")
+    every = [{"lam": None, **row} for record in records.values() for row in record["rows"]]
+    seeds.write(every, Path(stored, "validation.csv"), profile, miniature.GRID_SEED, videos, split="val")
+    log = pd.DataFrame(every).groupby(["row", "lam", "rate"], sort=False, dropna=False)["SR"].mean().round(6).reset_index()
+    log["chosen"] = log.index.isin(log.groupby("row")["SR"].idxmax())
+    log = log.assign(split="val", videos=synthetic.fingerprint(videos), seed=miniature.GRID_SEED, key=[r["key"] for r in records.values()])
+    with atomic_write(Path(stored, "choices.csv")) as file:
+        log.to_csv(file, index=False, lineterminator="\n")
+    note_provenance(Path(stored, "choices.json"), profile, {name: r["key"] for name, r in records.items()})
+
+
+def store_seed(profile: str, seed: int, folder: str, stored: str) -> None:
+    """Writes the scores of all rows of a seed on test, and beside them how they were made."""
+    one_thread()
+    from gmmt import miniature, seeds
+
+    found, keys, where = [], {}, Path(folder, "trackers")
+    for name in miniature.ROWS:
+        row = miniature.train(name, profile, seed, where)
+        found += seeds.rows_of(name, *miniature.scores(row, profile, "test", where))
+        keys[name] = row.key
+    seeds.write(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
+    note_provenance(Path(stored, f"{profile}-seed{seed}.json"), profile, keys)
+    print(f"       seed {seed} is stored in {stored}", flush=True)
+
+
+def note_provenance(path: Path, profile: str, keys: dict) -> None:
+    """Writes what a stored file was made from: configuration, commit, device, versions."""
+    import torch
+
+    from gmmt import miniature
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+    record = {"profile": profile, "code": miniature.code_hash(), "configurations": keys, "choices": miniature.choices()}
+    write_json(path, record | {"made": now(), "commit": git_commit(), "device": device, "versions": versions()})
 
 
 def add_banner(path: Path, error: str) -> None:
@@ -336,7 +441,7 @@ def reproduce(config: dict, at_a_time: int) -> int:
     options += ["--set-threads", f"notebook={threads}", "--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())]
     with only_one():
         code = snakemake([*options, "--quiet", "all"])
-        if not PROGRESS.exists():  # nothing was started: all is up to date, or Snakemake itself has something to say
+        if config["goal"] == "notebooks" and not PROGRESS.exists():  # nothing was started: all is up to date, or Snakemake has a say
             summary(jobs) if code == 0 else snakemake(options)
     return code
 
@@ -479,6 +584,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("reproduce", help="run what is missing or stale")
     command.add_argument("--profile", default="auto")
     command.add_argument("--seeds", default="0", help="0, or several with commas: 0,1,2")
+    command.add_argument("--goal", default="notebooks", choices=("notebooks", "choices", "table"), help="what to make")
+    command.add_argument("--stored", default=str(STORED), help="where choices and tables are kept")
     command.add_argument("--params", default="", help='parameters of notebooks to change: "steps=3 lam=0.1"')
     command.add_argument("--jobs", default="2", help="how many notebooks run at a time")
     command = commands.add_parser("refresh", help="execute notebooks in place")
@@ -487,23 +594,27 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("run", help="one notebook, for the Snakefile")
     for option in ("name", "profile", "seed", "folder", "overrides", "threads"):
         command.add_argument(option)
-    command = commands.add_parser("train", help="one row of the miniature, for the Snakefile")
-    for option in ("name", "profile", "seed", "folder"):
-        command.add_argument(option)
+    for name, options in STEPS.items():
+        command = commands.add_parser(name, help=f"{name} (profile, folder, ...), for the Snakefile")
+        for option in options:
+            command.add_argument(option)
     given = parser.parse_args(arguments)
     try:
         if given.command == "run":
             stop_with_parent()
             job = Job(given.name, given.profile, int(given.seed), given.folder, json.loads(given.overrides))
             return 0 if run_notebook(job, int(given.threads)) else 1
-        if given.command == "train":
+        if given.command in STEPS:
             stop_with_parent()
-            train_row(given.name, given.profile, int(given.seed), given.folder)
+            kinds = {"seed": int, "index": int}
+            step = {"train": train_row, "try": try_plan, "choose": choose, "store": store_seed}[given.command]
+            step(*(kinds.get(option, str)(getattr(given, option)) for option in STEPS[given.command]))
             return 0
         if not re.fullmatch(r"[1-9]\d*", given.jobs):
             raise SettingError(f"JOBS is a whole number, 1 or more, not {given.jobs!r}.")
         if given.command == "reproduce":
-            return reproduce({"profile": given.profile, "seeds": given.seeds, **overrides_in(given.params)}, int(given.jobs))
+            own = {"profile": given.profile, "seeds": given.seeds, "goal": given.goal, "stored": given.stored}
+            return reproduce(own | overrides_in(given.params), int(given.jobs))
         return refresh_all(given.names, int(given.jobs))
     except SettingError as error:
         print(error, file=sys.stderr)

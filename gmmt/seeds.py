@@ -1,0 +1,125 @@
+"""Scores of many trainings of the miniature: how they are made and stored, and which differences between rows they show.
+
+A score depends on which training (seed) and on which videos (sequences). Every seed trains all rows from nothing, and all are tested on the
+same videos, so a difference of two rows is a matrix d [S, Q], seeds by sequences, paired in both. With the two-way model
+
+    d_sq = mu + a_s + b_q + e_sq
+
+the variance of its mean has a part from seeds, one from sequences, and their interaction, which both contain once:
+
+    Var = Var_s(mean_q d) / S + Var_q(mean_s d) / Q - Var(e) / (S Q)
+
+An interval of this variance is for *other trainings on other videos of the same kind*; one over seeds alone is for other trainings on these
+very videos, one over sequences alone for these very trainings on other videos.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gmmt.data import synthetic
+from gmmt.errors import ResultFileError
+from gmmt.files import atomic_write, stored_results_dir
+from gmmt.metrics import METRICS
+from gmmt.results import Estimate, mean_interval
+
+COLUMNS = ("row", "subset", "sequence", "frames", *METRICS)
+
+
+@dataclass(frozen=True)
+class Interval(Estimate):
+    """A mean over S seeds and n sequences in percent (points, for a difference).
+
+    Attributes:
+        low, high: 95 % interval over both; `over_seeds` (t) and `over_sequences` (bootstrap) hold the other one as it is.
+        detectable: the smallest true value that an experiment of this size finds in four of five repetitions (at 5 %, two-sided).
+        seeds: S.
+    """
+
+    over_seeds: tuple[float, float]
+    over_sequences: tuple[float, float]
+    detectable: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Returns the mean of `values` [S, Q] (shares, or their differences; S >= 2) with its intervals, in percent."""
+    from scipy.stats import t
+
+    d = 100 * np.asarray(values, dtype=np.float64)
+    s, q = d.shape
+    mean, by_seed, by_sequence = d.mean(), d.mean(1), d.mean(0)
+    v_s, v_q = by_seed.var(ddof=1) / s, by_sequence.var(ddof=1) / q
+    v_e = ((d - by_seed[:, None] - by_sequence + mean) ** 2).sum() / ((s - 1) * (q - 1)) / (s * q)
+    v = max(v_s + v_q - v_e, v_s, v_q)  # the difference of estimates may fall below what either part alone must give
+    df = v**2 / (v_s**2 / (s - 1) + v_q**2 / (q - 1)) if v else 1  # Satterthwaite
+    both, alone = t.ppf(0.975, df) * v**0.5, t.ppf(0.975, s - 1) * v_s**0.5
+    videos = mean_interval(by_sequence)
+    detectable = (t.ppf(0.975, df) + t.ppf(0.8, df)) * v**0.5
+    ends = (mean - alone, mean + alone), (videos.low, videos.high)
+    return Interval(float(mean), float(mean - both), float(mean + both), q, *ends, float(detectable), s)
+
+
+def matrix(table, row: str, metric: str, subset: str = "ALL") -> np.ndarray:
+    """Returns a row's scores [S, Q], shares, from the table that `read` returns."""
+    part = table[(table["row"] == row) & (table["subset"] == subset)]
+    return part.pivot(index="seed", columns="sequence", values=metric).to_numpy()
+
+
+def difference(table, row: str, other: str, metric: str = "SR", subset: str = "ALL") -> Interval:
+    """Returns row - other in points, paired by seed and sequence."""
+    return interval(matrix(table, row, metric, subset) - matrix(table, other, metric, subset))
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(name: str, whole, by_attribute: Mapping) -> list[dict]:
+    """Returns rows (COLUMNS) of one tracker: each sequence's scores (`metrics.Scores`), whole and over the frames of each attribute."""
+    found = []
+    for subset, scores in {"ALL": whole, **by_attribute}.items():
+        for k, sequence in enumerate(scores.sequences):
+            values = {m: float(f"{scores.values[m][k]:.6g}") for m in METRICS}
+            found.append({"row": name, "subset": subset, "sequence": sequence, "frames": int(scores.n_frames[k]), **values})
+    return found
+
+
+def write(rows: list[dict], path: Path, profile: str, seed: int, videos: list[synthetic.Sequence], split: str = "test") -> None:
+    """Writes a seed's scores as CSV. The first line names what they were measured on; nothing in the file depends on when or where."""
+    import pandas as pd
+
+    with atomic_write(path) as file:
+        file.write(f"# miniature, profile {profile}, seed {seed}, {split} videos {synthetic.fingerprint(videos)}\n")
+        pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")
+
+
+def read(profile: str = "cpu", folder: Path | None = None):
+    """Returns the stored scores of all seeds as a DataFrame: seed and COLUMNS.
+
+    Raises:
+        ResultFileError: there is no file, files are of different videos, or one lacks scores that another one has.
+    """
+    import pandas as pd
+
+    folder = folder or stored_results_dir() / "miniature"
+    tables, first = [], ""
+    for path in sorted(folder.glob(f"{profile}-seed*.csv")):
+        seed = path.stem.removeprefix(f"{profile}-seed")
+        with open(path, encoding="utf-8") as file:
+            head = file.readline().strip()
+        start, _, videos = head.rpartition(" ")
+        if start != f"# miniature, profile {profile}, seed {seed}, test videos":
+            raise ResultFileError(f"{path}, line 1: expected '# miniature, profile {profile}, seed {seed}, test videos HASH', not {head!r}")
+        t = pd.read_csv(path, comment="#")
+        keys = t[["row", "subset", "sequence"]]
+        if tables and not (videos == first and keys.equals(tables[0][keys.columns])):
+            raise ResultFileError(f"{path}: other rows or videos ({videos}) than in the first file ({first}): make it anew (make table)")
+        tables, first = [*tables, t.assign(seed=int(seed))], videos
+    if not tables:
+        raise ResultFileError(f"{folder}: there is no {profile}-seed*.csv; `make table SEED=0,1` makes them")
+    return pd.concat(tables, ignore_index=True).sort_values("seed", kind="stable", ignore_index=True)
