@@ -119,6 +119,17 @@ def setting(profile: str, source: str = "mini-rgbt") -> Setting:
     return replace(SETTINGS["gpu" if profile == "paper" else profile], source=source)
 
 
+def plan_of(name: str, stage: str, profile: str, changes: Mapping | None = None) -> Plan:
+    """Returns the Plan of stage "1.2" or "2" of a row: the profile's, with `changes`, or with the stored choice if that is None."""
+    plans, row = SETTINGS["gpu" if profile == "paper" else profile].plans, ROWS[name]
+    if changes is None:
+        changes = choices().get("Base" if stage == "1.2" else name, {})
+    if stage == "1.2":
+        more = plans["2"].steps if name == "Base-long" else 0
+        return replace(plans["1.2"], steps=plans["1.2"].steps + more, **changes)
+    return replace(plans["2"], **({"lam": 0.0} if row.variant in ("", "TRK") else {}) | dict(changes))
+
+
 @cache
 def training_pairs(n: int, frames: int, length: int, source: str) -> Pairs:
     """Returns the training split in memory: `frames` random frames of each sequence, drawn anew in a few seconds."""
@@ -211,16 +222,13 @@ def train(
                 key, curves[stage.stage] = load_or_train(m.upper(), stage, s.plans["1.1"], pairs, config=base, **options)
                 keys.append(key)
         if row.mode in ("base", "stage2"):
-            more = s.plans["2"].steps if name == "Base-long" else 0
-            own = replace(s.plans["1.2"], steps=s.plans["1.2"].steps + more)
-            own = replace(own, **choices().get("Base", {}) if base_plan is None else base_plan)
+            own = plan_of(name, "1.2", profile, base_plan)
             key, curves["1.2"] = load_or_train("Base", Stage(tracker, "1.2"), own, pairs, config=base | {"on": keys}, **options)
         if row.mode == "stage2":
             torch.manual_seed(seed + 1)  # every row: the same first weights of U
             if row.variant:
                 tracker.fusion = make_u(row, tracker.channels)
-            alone = {"lam": 0.0} if row.variant in ("", "TRK") else {}
-            own = replace(s.plans["2"], **alone | dict(choices().get(name, {}) if plan is None else plan))
+            own = plan_of(name, "2", profile, plan)
             config = base | {"on": key, "row": asdict(replace(row, meaning="")), "u": hash_of(repr(tracker.fusion))}
             key, curves["2"] = load_or_train(name, Stage(tracker, "2", own.lam), own, pairs, config=config, **options)
     return Trained(name, tracker.eval(), row.mode, key, curves)

@@ -33,7 +33,8 @@ class Interval(Estimate):
     """A mean over S seeds and n sequences in percent (points, for a difference).
 
     Attributes:
-        low, high: 95 % interval over both; `over_seeds` (t) and `over_sequences` (bootstrap) hold the other one as it is.
+        low, high: 95 % interval over both, never narrower than that over seeds alone.
+        over_seeds, over_sequences: (low, high) over one of them, the other taken as it is: by t, and by a bootstrap.
         detectable: the smallest true value that an experiment of this size finds in four of five repetitions (at 5 %, two-sided).
         seeds: S.
     """
@@ -48,17 +49,20 @@ class Interval(Estimate):
 
 
 def interval(values: np.ndarray) -> Interval:
-    """Returns the mean of `values` [S, Q] (shares, or their differences; S >= 2) with its intervals, in percent."""
+    """Returns the mean of `values` [S, Q] (shares, or their differences) with its intervals, in percent; ValueError if S or Q is 1."""
     from scipy.stats import t
 
     d = 100 * np.asarray(values, dtype=np.float64)
     s, q = d.shape
+    if min(s, q) < 2:
+        raise ValueError(f"an interval over seeds and sequences needs two of each at least, not {s} and {q}")
     mean, by_seed, by_sequence = d.mean(), d.mean(1), d.mean(0)
     v_s, v_q = by_seed.var(ddof=1) / s, by_sequence.var(ddof=1) / q
     v_e = ((d - by_seed[:, None] - by_sequence + mean) ** 2).sum() / ((s - 1) * (q - 1)) / (s * q)
     v = max(v_s + v_q - v_e, v_s, v_q)  # the difference of estimates may fall below what either part alone must give
     df = v**2 / (v_s**2 / (s - 1) + v_q**2 / (q - 1)) if v else 1  # Satterthwaite
-    both, alone = t.ppf(0.975, df) * v**0.5, t.ppf(0.975, s - 1) * v_s**0.5
+    alone = t.ppf(0.975, s - 1) * v_s**0.5
+    both = max(t.ppf(0.975, df) * v**0.5, alone)
     videos = mean_interval(by_sequence)
     detectable = (t.ppf(0.975, df) + t.ppf(0.8, df)) * v**0.5
     ends = (mean - alone, mean + alone), (videos.low, videos.high)
@@ -102,7 +106,8 @@ def read(profile: str = "cpu", folder: Path | None = None):
     """Returns the stored scores of all seeds as a DataFrame: seed and COLUMNS.
 
     Raises:
-        ResultFileError: there is no file, files are of different videos, or one lacks scores that another one has.
+        FileNotFoundError: nothing is stored.
+        ResultFileError: files are of different videos, or one lacks scores that another one has.
     """
     import pandas as pd
 
@@ -121,5 +126,5 @@ def read(profile: str = "cpu", folder: Path | None = None):
             raise ResultFileError(f"{path}: other rows or videos ({videos}) than in the first file ({first}): make it anew (make table)")
         tables, first = [*tables, t.assign(seed=int(seed))], videos
     if not tables:
-        raise ResultFileError(f"{folder}: there is no {profile}-seed*.csv; `make table SEED=0,1` makes them")
+        raise FileNotFoundError(f"{folder}: there is no {profile}-seed*.csv; `make table SEED=0,1` makes them")
     return pd.concat(tables, ignore_index=True).sort_values("seed", kind="stable", ignore_index=True)

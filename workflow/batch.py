@@ -43,6 +43,7 @@ STEPS = {
     "try": ("name", "profile", "index", "folder"),
     "choose": ("profile", "folder", "stored"),
     "store": ("profile", "seed", "folder", "stored"),
+    "noise": ("profile", "seed", "folder", "stored"),
 }
 """What the Snakefile calls beside notebooks, with its arguments."""
 PLAIN_TYPES = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
@@ -334,6 +335,29 @@ def store_seed(profile: str, seed: int, folder: str, stored: str) -> None:
     print(f"       seed {seed} is stored in {stored}", flush=True)
 
 
+NOISE_STUDY = (
+    *(("DM", 1, z) for z in (None, *range(10))),
+    *(("DM", steps, 0) for steps in (2, 5, 10)),
+    *((name, 1, z) for name in ("CGAN", "NOISE", "DM-random") for z in (None, 0)),
+)
+"""What is tracked on validation without training anew: row, sampling steps s, and the seed of the noise (None: zeros in its place)."""
+
+
+def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
+    """Writes what a seed's generators score on validation with other noise, none, and more steps."""
+    one_thread()
+    from gmmt import miniature, seeds
+
+    found, where = [], Path(folder, "trackers")
+    for name, steps, z in NOISE_STUDY:
+        row = miniature.train(name, profile, seed, where)
+        whole, _ = miniature.scores(row, profile, "val", where, steps=steps, seed=z)
+        found += [{"steps": steps, "z": "none" if z is None else z, **r} for r in seeds.rows_of(name, whole, {})]
+    videos = miniature.sequences(profile, "val")
+    seeds.write(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
+    print(f"       noise of seed {seed} is stored in {stored}", flush=True)
+
+
 def note_provenance(path: Path, profile: str, keys: dict) -> None:
     """Writes what a stored file was made from: configuration, commit, device, versions."""
     import torch
@@ -607,7 +631,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command in STEPS:
             stop_with_parent()
             kinds = {"seed": int, "index": int}
-            step = {"train": train_row, "try": try_plan, "choose": choose, "store": store_seed}[given.command]
+            step = {"train": train_row, "try": try_plan, "choose": choose, "store": store_seed, "noise": study_noise}[given.command]
             step(*(kinds.get(option, str)(getattr(given, option)) for option in STEPS[given.command]))
             return 0
         if not re.fullmatch(r"[1-9]\d*", given.jobs):
