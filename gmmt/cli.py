@@ -2,48 +2,25 @@
 
 import sys
 import warnings
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from gmmt.errors import GmmtError
+from gmmt.errors import GmmtError, SettingError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-
-class Benchmark(StrEnum):
-    """Benchmarks whose ground truth is at hand."""
-
-    gtot = "gtot"
-    rgbt210 = "rgbt210"
-    rgbt234 = "rgbt234"
-    lasher = "lasher"
-
-
-class Lengths(StrEnum):
-    """Rules for files of unequal length, as in gmmt.metrics.Protocol."""
-
-    official = "official"
-    clip = "clip"
-    pad = "pad"
-
-
-class By(StrEnum):
-    """What a table may be split by."""
-
-    attribute = "attribute"
-
-
-Mirror = Annotated[Path | None, typer.Option(envvar="GMMT_MIRROR", help="Take the files from this folder instead of the network.")]
 Data = Annotated[Path | None, typer.Option("--data", envvar="GMMT_DATA", help="Folder for data (default: data/ of the checkout).")]
+Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or auto.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of training.")]
+Weights = Annotated[Path | None, typer.Option(help="Folder of trained weights (default: runs/PROFILE/seedK/trackers).")]
 
 
 @app.command()
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Names in data_manifests/; none lists them.")] = None,
-    mirror: Mirror = None,
+    mirror: Annotated[Path | None, typer.Option(envvar="GMMT_MIRROR", help="Take the files from here, not from the network.")] = None,
     data: Data = None,
 ) -> None:
     """Get data sets, weights or result archives by their manifests, and check every byte."""
@@ -51,10 +28,9 @@ def fetch(
 
     if not names:
         for name, m in manifest.load_all().items():
-            typer.echo(f"{name:18s} {m.kind:10s} {m.title}")
-        return
-    for name in names:
-        typer.echo(f"{name}: in {manifest.fetch(name, mirror=mirror, data=data)}")
+            print(f"{name:18s} {m.kind:10s} {m.title}")
+    for name in names or []:
+        print(f"{name}: in {manifest.fetch(name, mirror=mirror, data=data)}")
 
 
 @app.command()
@@ -62,14 +38,12 @@ def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manife
     """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a data set."""
     from gmmt.data.verify import verify as check
 
-    bad = 0
+    bad = False
     for name in names:
         problems = check(name, data=data)
-        bad += len(problems)
-        for problem in problems:
-            typer.echo(f"{name}: {problem}", err=True)
-        if not problems:
-            typer.echo(f"{name}: complete and unchanged")
+        for line in problems or ["complete and unchanged"]:
+            typer.echo(f"{name}: {line}", err=bool(problems))
+        bad |= bool(problems)
     if bad:
         raise typer.Exit(1)
 
@@ -77,12 +51,12 @@ def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manife
 @app.command()
 def score(
     results_dir: Annotated[Path, typer.Argument(help="Folder with one text file of boxes (4 or 8 columns) per sequence.")],
-    benchmark: Annotated[Benchmark, typer.Option(help="Whose ground truth and official protocol to use.")],
-    by: Annotated[By | None, typer.Option(help="Also a row for each attribute.")] = None,
+    benchmark: Annotated[Literal["gtot", "rgbt210", "rgbt234", "lasher"], typer.Option(help="Whose ground truth and official protocol.")],
+    by: Annotated[Literal["attribute"] | None, typer.Option(help="Also a row for each attribute.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write a tidy CSV; - is standard output.")] = None,
     tracker: Annotated[str | None, typer.Option(help="Name in the table (default: the folder's).")] = None,
     prefix: Annotated[str | None, typer.Option(help="What stands before the sequence in file names (default: found by itself).")] = None,
-    lengths: Annotated[Lengths, typer.Option(help="Files of unequal length: see gmmt.metrics.Protocol.")] = Lengths.official,
+    lengths: Annotated[Literal["official", "clip", "pad"], typer.Option(help="Unequal lengths: see gmmt.metrics.Protocol.")] = "official",
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the sequences behind the 95 % intervals; 0 for none.")] = 2000,
 ) -> None:
     """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
@@ -91,28 +65,20 @@ def score(
     from gmmt import metrics, results
     from gmmt.data.benchmarks import ground_truth, read_results
 
-    truth = ground_truth(benchmark.value)
-    protocol = replace(metrics.PROTOCOLS[benchmark.value], lengths=lengths.value)
+    truth, tracker = ground_truth(benchmark), tracker or results_dir.resolve().name
+    protocol = replace(metrics.PROTOCOLS[benchmark], lengths=lengths)
     scores = metrics.score(read_results(results_dir, truth.sequences, prefix), truth.boxes, protocol)
-    rows = results.table(scores, tracker or results_dir.resolve().name, truth, by is not None, bootstrap)
+    rows = results.table(scores, tracker, truth, by is not None, bootstrap)
     if out is not None:
         results.write_table(rows, out)
-    if out is None or str(out) != "-":
-        _print_scores(rows, int(scores.n_frames.sum()), protocol)
-
-
-Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or auto.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of training.")]
-Weights = Annotated[Path | None, typer.Option(help="Folder of trained weights (default: runs/PROFILE/seedK/trackers).")]
-
-
-def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:
-    """Returns the profile that is meant, and the folder of its trained weights."""
-    from gmmt.files import ROOT
-    from gmmt.notebook import resolve_profile
-
-    profile = resolve_profile(profile)
-    return profile, weights or (ROOT or Path.cwd()) / "runs" / profile / f"seed{seed}" / "trackers"
+    if str(out) == "-":
+        return
+    counts = f"{len(scores.sequences)} sequences, {scores.n_frames.sum()} frames"
+    print(f"{tracker} on {protocol.name}: {counts}, percent [95 % interval]\n")
+    print(f"{'subset':8s}{'n':>5s}  " + "".join(f"{m:22s}" for m in metrics.METRICS))
+    for i in range(0, len(rows), len(metrics.METRICS)):
+        cells = [f"{r['value']:.1f}" + f" [{r['low']:.1f}, {r['high']:.1f}]" * (bootstrap > 0) for r in rows[i : i + len(metrics.METRICS)]]
+        print(f"{rows[i]['subset']:8s}{rows[i]['n_sequences']:5d}  " + "".join(f"{c:22s}" for c in cells))
 
 
 @app.command()
@@ -130,10 +96,9 @@ def train(
     for name in rows:
         row = miniature.train(name, profile, seed, folder, source=source, progress=True)
         scores, _ = miniature.scores(row, profile, "val", folder, source=source, progress=True)
-        numbers = ", ".join(f"{m} {100 * scores.mean(m):.1f}" for m in ("PR", "NPR", "SR"))
-        typer.echo(
-            f"{name}: {numbers} on {len(scores.sequences)} validation sequences of {source}; weights: {folder}/{name}-{row.key}.safetensors"
-        )
+        numbers = ", ".join(f"{m} {100 * scores.mean(m):.1f}" for m in scores.values)
+        where = f"{len(scores.sequences)} validation sequences of {source}; weights: {folder}/{name}-{row.key}.safetensors"
+        print(f"{name}: {numbers} on {where}")
 
 
 @app.command()
@@ -152,7 +117,6 @@ def track(
 
     from gmmt import metrics, miniature, tracking
     from gmmt.data.video import read_video
-    from gmmt.errors import SettingError
 
     try:
         first = None if box is None else np.array([float(v) for v in box.split(",")]).reshape(4)
@@ -162,27 +126,22 @@ def track(
     profile, folder = _place(profile, seed, weights)
     trained = miniature.train(row, profile, seed, folder, progress=True)
     boxes = tracking.track(trained.tracker, trained.mode, [video], steps=steps, progress=True)[video.name] / scale
-    out = out or Path(f"{video.name}.txt")
+    out = (out or Path(f"{video.name}.txt")).with_suffix(".txt")
     tracking.write_results({out.stem: boxes}, out.parent)
-    truth = video.boxes / scale
-    known = ~np.isnan(truth).any(1) & (np.arange(len(truth)) > 0)
-    overlap = metrics.overlap(boxes[known], truth[known])
-    words = f"; mean overlap {overlap.mean():.2f} with {known.sum()} later annotated frames" if known.any() else ""
-    typer.echo(f"{row}: {len(boxes)} boxes in {out.with_suffix('.txt')}{words}")
+    known = np.isfinite(video.boxes).all(1)
+    known[0] = False  # it was given
+    overlap = metrics.overlap(boxes, video.boxes / scale)[known]
+    words = f"; mean overlap {overlap.mean():.2f} with {len(overlap)} later annotated frames" if len(overlap) else ""
+    print(f"{row}: {len(boxes)} boxes in {out}{words}")
 
 
-def _print_scores(rows: list[dict], n_frames: int, protocol) -> None:
-    typer.echo(f"{rows[0]['tracker']} on {protocol.name}: {rows[0]['n_sequences']} sequences, {n_frames} frames, percent [95 % interval]\n")
-    shown = [m for m in ("PR", "NPR", "SR") if any(r["metric"] == m for r in rows)]
-    typer.echo(f"{'subset':8s}{'n':>5s}  " + "".join(f"{m:22s}" for m in shown))
-    for subset in dict.fromkeys(r["subset"] for r in rows):
-        part = {r["metric"]: r for r in rows if r["subset"] == subset}
-        cells = []
-        for m in shown:
-            r = part[m]
-            interval = "" if r["low"] != r["low"] else f" [{r['low']:.1f}, {r['high']:.1f}]"
-            cells.append(f"{r['value']:.1f}{interval}")
-        typer.echo(f"{subset:8s}{part[shown[0]]['n_sequences']:5d}  " + "".join(f"{c:22s}" for c in cells))
+def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:
+    """Returns the profile that is meant, and the folder of its trained weights."""
+    from gmmt.files import ROOT
+    from gmmt.notebook import resolve_profile
+
+    profile = resolve_profile(profile)
+    return profile, weights or (ROOT or Path.cwd()) / "runs" / profile / f"seed{seed}" / "trackers"
 
 
 def main() -> None:
