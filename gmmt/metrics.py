@@ -202,23 +202,6 @@ def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(weights)])[passed]
 
 
-def success_curve(frames: Frames, protocol: Protocol, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (thresholds [T]; share of frames with a larger overlap at each [T])."""
-    overlaps = frames.overlap[:, None]
-    return thresholds, _curve(frames, overlaps > thresholds if protocol.success_strict else overlaps >= thresholds, protocol)
-
-
-def precision_curve(frames: Frames, protocol: Protocol, thresholds: np.ndarray, normalized: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (thresholds [T] in pixels, or in target sizes if `normalized`; share of frames within each [T])."""
-    error = (frames.norm_error if normalized else frames.error)[:, None]
-    strict = protocol.precision_strict and not normalized
-    return thresholds, _curve(frames, error < thresholds if strict else error <= thresholds, protocol)
-
-
-def _curve(frames: Frames, hits: np.ndarray, protocol: Protocol) -> np.ndarray:
-    return hits.mean(0) if protocol.pool == "frames" else frames.mean_by_sequence(hits).mean(0)
-
-
 @dataclass(frozen=True)
 class Scores:
     """Scores of one tracker on one benchmark, by sequence.

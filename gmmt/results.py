@@ -107,8 +107,7 @@ RAW = {
 }
 """Archives of raw results (data_manifests/) that can be scored: tracker, benchmark."""
 
-STORED, STORED_GRID = "raw_scores.csv", "convention_grid.csv"
-STORED_COLUMNS = ("archive", "benchmark", "tracker", "sequence", "n_frames", *METRICS)
+STORED = "raw_scores.csv"
 
 
 def raw_boxes(archive: str) -> dict[str, np.ndarray] | None:
@@ -138,21 +137,3 @@ def stored_scores(archive: str) -> Scores:
     rows = pd.read_csv(stored_results_dir() / STORED, dtype=str).query("archive == @archive")
     values = {m: rows[m].astype(float).to_numpy() for m in METRICS}  # not by read_csv, which may miss the last digit
     return Scores(tuple(rows["sequence"]), rows["n_frames"].astype(int).to_numpy(), values, PROTOCOLS[RAW[archive][1]].pool)
-
-
-def store() -> list[Path]:
-    """Returns the stored files after writing them anew from the raw files; raises DownloadError, and writes nothing, if one is missing."""
-    from gmmt import conventions
-
-    rows = []
-    for archive, (tracker, benchmark) in RAW.items():
-        scores, source = raw_scores(archive)
-        if source != "raw files":
-            raise DownloadError(f"{archive}: the raw files cannot be had, so nothing was stored; use `gmmt fetch {archive} --mirror DIR`")
-        for name, n, *values in zip(scores.sequences, scores.n_frames, *(scores.values[m] for m in METRICS), strict=True):
-            cells = (archive, benchmark, tracker, name, n, *(f"{v:.12g}" for v in values))
-            rows.append(dict(zip(STORED_COLUMNS, cells, strict=True)))
-    paths = [stored_results_dir() / STORED, stored_results_dir() / STORED_GRID]
-    write_table(rows, paths[0], STORED_COLUMNS)
-    write_table(conventions.grid(), paths[1], conventions.COLUMNS)
-    return paths

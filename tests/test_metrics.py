@@ -132,19 +132,23 @@ def test_sr_is_the_mean_overlap_for_many_thresholds():
     )
 
 
-def test_curves_meet_the_scores_that_are_read_off_them():
+def test_scores_are_read_off_the_curves():
     rng = np.random.default_rng(0)
     truths = {n: (rng.uniform(5, 30, (k, 4)), rng.uniform(5, 30, (k, 4))) for n, k in (("a", 30), ("b", 90))}
     found = {n: t[0] + rng.normal(scale=4, size=t[0].shape) for n, t in truths.items()}
     for p in PROTOCOLS.values():
         frames = metrics.measure(found, truths, p)
         scores = metrics.score_frames(frames, p)
-        x, y = metrics.precision_curve(frames, p, np.array([p.precision_threshold]))
-        assert y[0] == pytest.approx(scores.mean("PR"))
-        x, y = metrics.precision_curve(frames, p, np.array([p.norm_precision_threshold]), normalized=True)
-        assert y[0] == pytest.approx(scores.mean("NPR"))
-        x, y = metrics.success_curve(frames, p, np.linspace(0, 1, p.success_thresholds))
-        assert (np.trapezoid(y, x) if p.area == "trapezoid" else y.mean()) == pytest.approx(scores.mean("SR"))
+
+        def share(hits, frames=frames, pool=p.pool):
+            return hits.mean() if pool == "frames" else frames.mean_by_sequence(hits).mean()
+
+        hits = frames.error < p.precision_threshold if p.precision_strict else frames.error <= p.precision_threshold
+        assert share(hits) == pytest.approx(scores.mean("PR"))
+        assert share(frames.norm_error <= p.norm_precision_threshold) == pytest.approx(scores.mean("NPR"))
+        thresholds = np.linspace(0, 1, p.success_thresholds)
+        curve = np.array([share(frames.overlap > t) for t in thresholds])
+        assert (np.trapezoid(curve, thresholds) if p.area == "trapezoid" else curve.mean()) == pytest.approx(scores.mean("SR"))
 
 
 def test_a_subset_is_scored_as_if_it_were_all():

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from gmmt import claims, conventions, files, results
+from gmmt import claims, files, results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.errors import DownloadError, SettingError
 from gmmt.metrics import METRICS, Scores
+from workflow import store
 
 
 def scores(values, pool="sequences", n_frames=None):
@@ -89,19 +90,19 @@ def test_stored_scores_are_those_of_the_raw_files(raw_results, archive):
 def test_the_stored_convention_grid_is_that_of_the_raw_files(raw_results):
     import pandas as pd
 
-    for archive in conventions.ARCHIVES:
+    for archive in results.RAW:
         raw_results(archive)
-    stored = pd.read_csv(files.stored_results_dir() / results.STORED_GRID)
-    pd.testing.assert_frame_equal(stored, pd.DataFrame(conventions.grid()), check_exact=False, atol=1e-6)
+    stored = pd.read_csv(files.stored_results_dir() / store.GRID)
+    pd.testing.assert_frame_equal(stored, store.convention_grid(), check_exact=False, atol=1e-6)
 
 
 def test_without_raw_files_stored_scores_stand_in_for_the_official_protocol(no_downloads):
     s, source = results.raw_scores("gmmt_gtot")
     assert source == "stored scores"
     assert s.sequences == ground_truth("gtot").sequences
-    assert conventions.grid() is None
+    assert store.convention_grid() is None
     with pytest.raises(DownloadError, match="nothing was stored"):
-        results.store()
+        store.store()
 
 
 def test_published_tables_come_back():
