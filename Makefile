@@ -70,7 +70,7 @@ lab: $(READY)
 
 notebooks: $(READY)
 	@$(PY) -m workflow.batch refresh --jobs='$(JOBS)' $(NOTEBOOKS)
-	@$(PY) -c 'from gmmt import claims, files, plot; plot.use_style(); plot.claims_map(claims.ledger()).savefig(files.ROOT / "docs/claims.png")'
+	@$(PY) -m workflow.picture
 
 book: $(BOOK_READY)
 	@mkdir -p docs/_build/pages

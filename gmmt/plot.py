@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import FancyBboxPatch
-
-from gmmt.files import resource
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
@@ -22,19 +19,7 @@ COLORS = {
     "DFAT": "#0072B2",
     "APFNet": "#009E73",
 }
-VERDICT_COLORS = {
-    "recomputed": "#0072B2",
-    "holds": "#009E73",
-    "does not hold": "#D55E00",
-    "undecided": "#E69F00",
-    "not attempted": "#CCCCCC",
-}
 INTERVAL = "95 % interval"
-
-
-def use_style() -> None:
-    """Sets the look of all figures."""
-    plt.style.use(resource("gmmt.mplstyle"))
 
 
 def image_row(
@@ -101,32 +86,3 @@ def forest(
         ax.legend(loc="upper left", bbox_to_anchor=(0, -0.45 / ax.figure.get_figheight() * 1.5), ncol=3, columnspacing=1.0)
     ax.set(yticks=y, yticklabels=names, xlabel=xlabel, title=title, ylim=(-0.6, len(names) - 0.4))
     ax.grid(axis="y", visible=False)
-
-
-def claims_map(ledger) -> plt.Figure:
-    """Returns the ledger as a row of tiles for each way of checking, coloured by verdict."""
-    figure, ax = plt.subplots(figsize=(7, 2.4))
-    checks = list(dict.fromkeys(ledger["check"]))
-    for row, check in enumerate(checks):
-        part = ledger[ledger["check"] == check].copy()
-        part["order"] = part["verdict"].map(list(VERDICT_COLORS).index)
-        for column, (_, claim) in enumerate(part.sort_values("order", kind="stable").iterrows()):
-            color = VERDICT_COLORS[claim["verdict"]]
-            ax.add_patch(
-                FancyBboxPatch(
-                    (column + 0.06, -row + 0.06), 0.88, 0.78, boxstyle="round,pad=0,rounding_size=0.12", facecolor=color, edgecolor="none"
-                )
-            )
-            dark = claim["verdict"] in ("not attempted", "undecided")
-            ax.text(column + 0.5, -row + 0.45, claim["id"][1:], ha="center", va="center", fontsize=7, color="black" if dark else "white")
-    counts = ledger["verdict"].value_counts()
-    for verdict, color in VERDICT_COLORS.items():
-        ax.plot([], [], "s", color=color, label=f"{verdict} ({counts.get(verdict, 0)})", markersize=7)
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.2, -0.02), ncol=5, columnspacing=0.8, handletextpad=0.1)
-    ax.set(xlim=(0, ledger["check"].value_counts().max()), ylim=(1 - len(checks), 1), xticks=[])
-    ax.set_yticks(0.45 - np.arange(len(checks)), [f"{c} " for c in checks])
-    ax.set_title("What can be checked, and what checking says", loc="left")
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    return figure

@@ -3,6 +3,7 @@
 import re
 
 from gmmt import claims, files
+from workflow import picture
 
 README = (files.ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -13,7 +14,11 @@ def test_the_verdicts_are_the_ledgers():
         f"{sum(n.values())} claims: {n['recomputed']} recomputed, {n['holds']} hold, {n['does not hold']} do not hold, "
         f"{n['undecided']} undecided, {n['not attempted']} not attempted."
     )
-    assert line in README, f"README.md should say: {line} (and `make notebooks` draws docs/claims.png anew)"
+    assert line in README, f"README.md should say: {line}"
+
+
+def test_the_picture_of_the_claims_is_the_notebooks():
+    assert picture.PICTURE.read_bytes() == picture.figure(), "run `make notebooks NOTEBOOKS=00_map`"
 
 
 def test_links_lead_somewhere():

@@ -152,9 +152,40 @@ for low, high, claimed in [(0.4, 3.1, 2.4), (-0.9, 1.2, 2.4), (-0.9, 3.2, 2.4), 
     assert verdict == naive_verdict(low, high, claimed)
     print(f"measured [{low:+.1f}, {high:+.1f}], claimed {claimed:+.1f}: {verdict}")
 
+# %%
+palette = ("#0072B2", "#009E73", "#D55E00", "#E69F00", "#CCCCCC")
+colors = dict(zip(claims.VERDICTS, palette, strict=True))
+
+
+def draw_tiles(ax, ledger):
+    """Draws a row of tiles for each way of checking, coloured by verdict, from the top down."""
+    checks = list(ledger["check"].unique())
+    look = {"boxstyle": "round,pad=0,rounding_size=0.12", "edgecolor": "none"}
+    for row, check in enumerate(checks):
+        part = ledger[ledger["check"] == check]
+        ranks = part.verdict.map(claims.VERDICTS.index).sort_values(kind="stable")
+        for column, claim in enumerate(part.loc[ranks.index].itertuples()):
+            corner, color = (column + 0.06, 0.06 - row), colors[claim.verdict]
+            ax.add_patch(FancyBboxPatch(corner, 0.88, 0.78, facecolor=color, **look))
+            ink = "black" if claim.verdict in ("undecided", "not attempted") else "white"
+            middle = {"ha": "center", "va": "center", "fontsize": 7, "color": ink}
+            ax.text(column + 0.5, 0.45 - row, claim.id[1:], **middle)
+    ax.set(xlim=(0, ledger["check"].value_counts().max()), ylim=(1 - len(checks), 1), xticks=[])
+    ax.set_yticks([0.45 - row for row in range(len(checks))], [f"{check} " for check in checks])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
 # %% alt="Tiles, one for each claim, in four rows by way of checking: raw results, printed tables, miniature, real data and GPU; coloured by verdict. The last two rows are grey: not attempted"
 ledger = claims.ledger()
-plot.claims_map(ledger)
+figure, ax = plt.subplots(figsize=(7, 2.4))
+draw_tiles(ax, ledger)
+for verdict, n in claims.tally(ledger).items():
+    ax.plot([], [], "s", color=colors[verdict], label=f"{verdict} ({n})", markersize=7)
+spacing = {"columnspacing": 0.8, "handletextpad": 0.1}
+ax.legend(loc="upper left", bbox_to_anchor=(-0.2, -0.02), ncol=5, **spacing)
+ax.set_title("What can be checked, and what checking says")
 plt.show()
 
 # %% [markdown]
