@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmmt.data.pairs import ROADSCENE, example_pair, feature_map, rendered_pair
+from gmmt.data.pairs import ROADSCENE, example_pair, feature_map
 from gmmt.errors import GmmtError
 
 
@@ -14,7 +14,8 @@ def test_without_real_images_a_rendered_pair_stands_in_and_says_so(no_downloads)
     assert min(rgb.min(), tir.min()) >= 0
     assert max(rgb.max(), tir.max()) <= 1
     assert "rendered" in credit
-    np.testing.assert_array_equal(rgb, rendered_pair()[0])
+    np.testing.assert_array_equal(rgb, example_pair()[0])
+    assert (rgb.min(-1) == 1).mean() > 0.1 > (tir == 1).mean()  # a lamp blinds the camera only
 
 
 def test_a_fetched_pair_is_used(raw_results):
@@ -33,8 +34,8 @@ def test_a_broken_image_is_named(tmp_path, monkeypatch):
         example_pair()
 
 
-def test_features_are_standardised_and_see_the_direction_of_edges():
-    rgb, tir = rendered_pair()
+def test_features_are_standardised_and_see_the_direction_of_edges(no_downloads):
+    rgb, tir, _ = example_pair()
     f = feature_map(rgb)
     assert f.shape == (1, 8, 32, 32)
     assert f.mean().item() == pytest.approx(0, abs=1e-4)

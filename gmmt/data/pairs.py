@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from gmmt.data import synthetic
 from gmmt.errors import GmmtError
 from gmmt.files import data_dir
 
@@ -13,39 +14,19 @@ ROADSCENE = "FLIR_09512"
 """One of the 221 pairs of RoadScene: headlights blind the camera, and two people show in the thermal image only."""
 
 
-def example_pair(name: str = ROADSCENE) -> tuple[np.ndarray, np.ndarray, str]:
+def example_pair() -> tuple[np.ndarray, np.ndarray, str]:
     """Returns (RGB [H, W, 3], thermal [H, W], both in 0..1, whose it is): a pair of RoadScene if it was fetched, else a rendered one."""
     root = data_dir() / "roadscene"
-    paths = root / "crop_LR_visible" / f"{name}.jpg", root / "cropinfrared" / f"{name}.jpg"
+    paths = root / "crop_LR_visible" / f"{ROADSCENE}.jpg", root / "cropinfrared" / f"{ROADSCENE}.jpg"
     if not all(p.is_file() for p in paths):
-        return (*rendered_pair(), "a rendered street (fetch roadscene for a real one)")
+        scene = synthetic.scene("val", 15)
+        dazzled = scene.frame(int(scene.attributes["HI"].argmax())) / 255  # a lamp blinds the camera, two things are warm
+        return dazzled[:3].transpose(1, 2, 0), dazzled[3], "a rendered scene of the miniature (fetch roadscene for a real one)"
     try:
         rgb, tir = (np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255 for p, mode in zip(paths, ("RGB", "L"), strict=True))
     except OSError as error:
-        raise GmmtError(f"{paths[0].parent}: {name} cannot be read as an image ({error}); run `gmmt verify roadscene`") from None
+        raise GmmtError(f"{paths[0].parent}: {ROADSCENE} cannot be read as an image ({error}); run `gmmt verify roadscene`") from None
     return rgb, tir, "a real pair of RoadScene (Xu et al., 2020)"
-
-
-def rendered_pair(height: int = 288, width: int = 384) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (RGB [H, W, 3], thermal [H, W]) in 0..1 of a street at dusk: headlights blind the camera, walkers are warm."""
-    y, x = np.mgrid[0:height, 0:width]
-    rng = np.random.default_rng(0)
-    road = y > 0.55 * height
-    shade = np.where(road, 0.25 + 0.1 * y / height, 0.45 - 0.3 * y / height) + 0.02 * rng.normal(size=(height, width))
-    tir = np.where(road, 0.35, 0.12) + 0.02 * rng.normal(size=(height, width))
-    for left, top, w, h, bright, warm in ((40, 60, 90, 110, 0.1, 0.25), (250, 40, 110, 130, 0.12, 0.22)):  # houses
-        inside = (x >= left) & (x < left + w) & (y >= top) & (y < top + h)
-        shade[inside], tir[inside] = bright, warm
-        windows = inside & ((x - left) % 24 > 12) & ((y - top) % 30 > 16)
-        shade[windows], tir[windows] = 0.6, 0.3
-    for cx, foot, size in ((150, 215, 60), (235, 190, 42)):  # walkers, almost as dark as the road behind them
-        head = (x - cx) ** 2 + (y - foot + 0.88 * size) ** 2 < (0.13 * size) ** 2
-        body = (np.abs(x - cx) < 0.17 * size) & (y > foot - 0.75 * size) & (y < foot)
-        shade[head | body] -= 0.06
-        tir[body], tir[head] = 0.8, 0.95
-    glare = sum(np.exp(-((x - cx) ** 2 + (y - 185) ** 2) / (2 * 14.0**2)) for cx in (285, 330))
-    rgb = np.stack([shade + glare, shade + 0.95 * glare, shade * 1.1 + 0.7 * glare], axis=-1)
-    return rgb.clip(0, 1), (tir + 0.25 * (glare > 0.5)).clip(0, 1)
 
 
 def feature_map(image: np.ndarray, size: int = 32, orientations: int = 8) -> Tensor:
