@@ -238,15 +238,20 @@ def score(predictions: Mapping[str, np.ndarray], truths: Mapping[str, Sequence[n
     return score_frames(measure(predictions, truths, protocol), protocol)
 
 
-def score_frames(frames: Frames, protocol: Protocol) -> Scores:
-    """Returns PR, NPR and SR of each sequence from measured frames."""
+def score_frames(frames: Frames, protocol: Protocol, acts: np.ndarray | None = None) -> Scores:
+    """Returns PR, NPR and SR of each sequence from measured frames; with `acts` [N], bool, over those frames, where there are any."""
     threshold = protocol.precision_threshold
     values = {
         "PR": frames.error < threshold if protocol.precision_strict else frames.error <= threshold,
         "NPR": frames.norm_error <= protocol.norm_precision_threshold,
         "SR": success_area(frames.overlap, protocol),
     }
-    return Scores(frames.sequences, frames.lengths, {m: frames.mean_by_sequence(v) for m, v in values.items()}, protocol.pool)
+    acts = np.ones(len(frames.error), bool) if acts is None else acts
+    share = frames.mean_by_sequence(acts)
+    keep = share > 0
+    names = tuple(name for name, kept in zip(frames.sequences, keep, strict=True) if kept)
+    means = {m: frames.mean_by_sequence(v * acts)[keep] / share[keep] for m, v in values.items()}
+    return Scores(names, (frames.lengths * share).round().astype(int)[keep], means, protocol.pool)
 
 
 # --- VOT long-term: a tracker may say that the target is absent -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from gmmt.data.crops import context_side, crop
 from gmmt.data.synthetic import Sequence
 from gmmt.files import atomic_write
 from gmmt.fusion import Draws
-from gmmt.metrics import PROTOCOLS, Protocol, Scores, measure, score, success_area
+from gmmt.metrics import PROTOCOLS, Protocol, Scores, measure, score_frames
 from gmmt.trackers.heads import decode
 from gmmt.trackers.siamese import Siamese
 
@@ -127,21 +127,10 @@ def step(
 
 def evaluate(boxes: Mapping[str, np.ndarray], sequences: list[Sequence], protocol: Protocol = PROTOCOL) -> tuple[Scores, dict[str, Scores]]:
     """Returns the scores by sequence over all frames, and for each attribute over the frames in which it acts."""
-    truths = {s.name: (s.boxes,) for s in sequences}
-    scores, frames = score(boxes, truths, protocol), measure(boxes, truths, protocol)
-    by_attribute = {}
-    for name in sequences[0].attributes:
-        acts = np.concatenate([s.attributes[name] for s in sequences])
-        keep = np.array([s.attributes[name].any() for s in sequences])
-        if not keep.any():
-            continue
-        per_frame = {"PR": frames.error <= protocol.precision_threshold, "NPR": frames.norm_error <= protocol.norm_precision_threshold}
-        per_frame["SR"] = success_area(frames.overlap, protocol)
-        counts = frames.mean_by_sequence(acts)[keep]
-        values = {m: frames.mean_by_sequence(v * acts)[keep] / counts for m, v in per_frame.items()}
-        names = tuple(s.name for s, k in zip(sequences, keep, strict=True) if k)
-        by_attribute[name] = Scores(names, (frames.lengths[keep] * counts).round().astype(int), values, protocol.pool)
-    return scores, by_attribute
+    frames = measure(boxes, {s.name: (s.boxes,) for s in sequences}, protocol)
+    acts = {name: np.concatenate([s.attributes[name] for s in sequences]) for name in sequences[0].attributes}
+    by_attribute = {name: score_frames(frames, protocol, when) for name, when in acts.items() if when.any()}
+    return score_frames(frames, protocol), by_attribute
 
 
 def write_results(boxes: Mapping[str, np.ndarray], folder: Path) -> None:
