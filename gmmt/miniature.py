@@ -108,10 +108,8 @@ def grid(name: str) -> tuple[dict[str, float], ...]:
 def choices() -> Mapping[str, Mapping[str, float]]:
     """Returns the chosen plan of each row, {"lam": ..., "rate": ...}, from the stored choices; empty where nothing was chosen yet."""
     path = files.stored_results_dir() / "miniature" / "choices.csv"
-    if not path.is_file():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {r["row"]: {k: float(r[k]) for k in ("lam", "rate") if r[k]} for r in csv.DictReader(file) if r["chosen"] == "True"}
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    return {r["row"]: {k: float(r[k]) for k in ("lam", "rate") if r[k]} for r in rows if r["chosen"] == "True"}
 
 
 def setting(profile: str, source: str = "mini-rgbt") -> Setting:
@@ -121,13 +119,12 @@ def setting(profile: str, source: str = "mini-rgbt") -> Setting:
 
 def plan_of(name: str, stage: str, profile: str, changes: Mapping | None = None) -> Plan:
     """Returns the Plan of stage "1.2" or "2" of a row: the profile's, with `changes`, or with the stored choice if that is None."""
-    plans, row = SETTINGS["gpu" if profile == "paper" else profile].plans, ROWS[name]
-    if changes is None:
-        changes = choices().get("Base" if stage == "1.2" else name, {})
+    plans = setting(profile).plans
+    changes = choices().get("Base" if stage == "1.2" else name, {}) if changes is None else changes
     if stage == "1.2":
         more = plans["2"].steps if name == "Base-long" else 0
         return replace(plans["1.2"], steps=plans["1.2"].steps + more, **changes)
-    return replace(plans["2"], **({"lam": 0.0} if row.variant in ("", "TRK") else {}) | dict(changes))
+    return replace(plans["2"], **({"lam": 0.0} if ROWS[name].variant in ("", "TRK") else {}) | dict(changes))
 
 
 @cache

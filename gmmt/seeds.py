@@ -1,16 +1,12 @@
 """Scores of many trainings of the miniature: how they are made and stored, and which differences between rows they show.
 
 A score depends on which training (seed) and on which videos (sequences). Every seed trains all rows from nothing, and all are tested on the
-same videos, so a difference of two rows is a matrix d [S, Q], seeds by sequences, paired in both. With the two-way model
-
-    d_sq = mu + a_s + b_q + e_sq
-
-the variance of its mean has a part from seeds, one from sequences, and their interaction, which both contain once:
+same videos, so a difference of two rows is a matrix d [S, Q], seeds by sequences, paired in both. With d_sq = mu + a_s + b_q + e_sq the
+variance of its mean has a part from seeds, one from sequences, and their interaction, which both contain once:
 
     Var = Var_s(mean_q d) / S + Var_q(mean_s d) / Q - Var(e) / (S Q)
 
-An interval of this variance is for *other trainings on other videos of the same kind*; one over seeds alone is for other trainings on these
-very videos, one over sequences alone for these very trainings on other videos.
+Its interval is for other trainings on other videos of the same kind; one over seeds alone is for other trainings on these very videos.
 """
 
 from collections.abc import Mapping
@@ -114,12 +110,11 @@ def read(profile: str = "cpu", folder: Path | None = None):
     folder = folder or stored_results_dir() / "miniature"
     tables, first = [], ""
     for path in sorted(folder.glob(f"{profile}-seed*.csv")):
-        seed = path.stem.removeprefix(f"{profile}-seed")
-        with open(path, encoding="utf-8") as file:
-            head = file.readline().strip()
+        seed, head = path.stem.removeprefix(f"{profile}-seed"), path.read_text(encoding="utf-8").partition("\n")[0]
         start, _, videos = head.rpartition(" ")
-        if start != f"# miniature, profile {profile}, seed {seed}, test videos":
-            raise ResultFileError(f"{path}, line 1: expected '# miniature, profile {profile}, seed {seed}, test videos HASH', not {head!r}")
+        expected = f"# miniature, profile {profile}, seed {seed}, test videos"
+        if start != expected:
+            raise ResultFileError(f"{path}, line 1: expected '{expected} HASH', not {head!r}")
         t = pd.read_csv(path, comment="#")
         keys = t[["row", "subset", "sequence"]]
         if tables and not (videos == first and keys.equals(tables[0][keys.columns])):

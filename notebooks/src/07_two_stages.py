@@ -449,7 +449,7 @@ def base_anew(factor):
     """Returns stage 1.2 trained on the frozen stage 1.1 for `factor` times the profile's steps."""
     tracker, rgb = get("TIR").tracker, get("RGB").tracker  # fusion block and its head: untrained
     tracker.backbone["rgb"], tracker.neck["rgb"] = rgb.backbone["rgb"], rgb.neck["rgb"]
-    plan, name = setting.plans["1.2"], f"Base-x{factor:g}"
+    plan, name = miniature.plan_of("Base", "1.2", run.profile), f"Base-x{factor:g}"
     plan = replace(plan, steps=round(factor * plan.steps))
     key, curve = load_or_train(name, Stage(tracker, "1.2"), plan, pairs, config=config, **options)
     return miniature.Trained(name, tracker.eval(), "base", key, {"1.2": curve})
@@ -516,7 +516,7 @@ saved = run.save(pd.DataFrame(out), "plateau.csv", source="ours in miniature: SR
 # %%
 def head_on(base):
     """Returns HEAD on a Base of section 6: stage 2 without U."""
-    name, plan = base.name.replace("Base", "HEAD"), replace(setting.plans["2"], lam=0.0)
+    name, plan = base.name.replace("Base", "HEAD"), miniature.plan_of("HEAD", "2", run.profile)
     stage, own = Stage(base.tracker, "2", lam=0.0), config | {"on": base.key}
     key, curve = load_or_train(name, stage, plan, pairs, config=own, **options)
     return miniature.Trained(name, base.tracker.eval(), "stage2", key, {"2": curve})
