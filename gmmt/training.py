@@ -1,14 +1,14 @@
 """Two-stage training (supplement, Sec. C and Table 2): per-modality trackers, then fusion and head, then GMMT and a new head.
 
-| stage | learnable | frozen |
-|---|---|---|
-| 1.1 rgb, 1.1 tir | backbone, neck, head of one modality | - |
-| 1.2 | fusion block, its head | both backbones and necks |
-| 2 | GMMT (U, and D of a CGAN), a new head | both backbones and necks, fusion block |
+| stage | learnable: Siamese | ViPT | TBSI |
+|---|---|---|---|
+| 1.1 rgb, 1.1 tir | backbone, neck, head of one modality | - (OSTrack: all, on RGB) | - |
+| 1.2 | fusion block, its head | prompt layers | all (the paper takes the official weights) |
+| 2 | GMMT (U, and D of a CGAN), a new head | the same | the same |
 
-What is frozen stays in evaluation mode, its batch norms too. Loss = Loss_track + lam * Loss_gen, Eq. (5). Whatever a step draws depends on
-(seed, stage, step) alone: a run that was killed goes on from its last checkpoint to the very same weights, and so does one on several
-processes (Accelerate), each of which takes its share of the same batch.
+All else is frozen and stays in evaluation mode, its batch norms too. Loss = Loss_track + lam * Loss_gen, Eq. (5). Whatever a step draws
+depends on (seed, stage, step) alone: a run that was killed goes on from its last checkpoint to the very same weights, and so does one on
+several processes (Accelerate), each of which takes its share of the same batch.
 """
 
 import contextlib
@@ -29,12 +29,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gmmt.data.crops import context_side, crop
+from gmmt.data.crops import crop
 from gmmt.errors import SettingError
 from gmmt.files import atomic_write
 from gmmt.fusion import CGANFusion, Draws
-from gmmt.trackers.heads import track_loss
-from gmmt.trackers.siamese import Siamese
+from gmmt.trackers.base import Tracker
 
 STAGES = ("1.1 rgb", "1.1 tir", "1.2", "2")
 
@@ -83,10 +82,15 @@ PAPER = {
 class Pairs:
     """Template and search patches for training, drawn from frames in memory; jitter as in SiamBAN, scaled to the patch."""
 
-    def __init__(self, frames: np.ndarray, boxes: np.ndarray, template: int, search: int, negative: float = 0.2):
-        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs are of two different sequences."""
+    def __init__(
+        self, frames: np.ndarray, boxes: np.ndarray, template: int, search: int, negative: float = 0.2, like: type[Tracker] = Tracker
+    ):
+        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs are of two different sequences.
+
+        Crops are as wide, and filled up beyond the frame, as those of trackers `like` the one to be trained.
+        """
         self.frames, self.boxes = torch.from_numpy(frames), torch.from_numpy(boxes).float()
-        self.template, self.search, self.negative = template, search, negative
+        self.template, self.search, self.negative, self.like = template, search, negative, like
 
     def batch(self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Returns process `rank`'s share of batch `seed`: template [b, 4, t, t], search [b, 4, s, s], boxes [b, 4] (x1, y1, x2, y2).
@@ -114,9 +118,9 @@ class Pairs:
         def cut(k: int, size: int, shift: float, stretch: float) -> tuple[Tensor, Tensor]:
             box = self.boxes[which[k], at[k]]
             center, wh = box[:, :2] + box[:, 2:] / 2, box[:, 2:]
-            side = context_side(wh) * (size / self.template) * (1 + stretch * scaled[k, :, 0])
+            side = self.like.side(wh) * (size / self.template) * (1 + stretch * scaled[k, :, 0])
             offset = moved[k] * shift * side[:, None]
-            patch = crop(self.frames[which[k], at[k]], center + offset, side, size)
+            patch = crop(self.frames[which[k], at[k]], center + offset, side, size, self.like.fill)
             half = wh / 2 * (size / side)[:, None]
             middle = -offset * (size / side)[:, None]
             return patch, torch.cat([middle - half, middle + half], dim=1)
@@ -132,18 +136,13 @@ class Pairs:
 class Stage(nn.Module):
     """A tracker in one stage: what learns, what is frozen, and the loss."""
 
-    def __init__(self, tracker: Siamese, stage: str, lam: float = 1.0):
+    def __init__(self, tracker: Tracker, stage: str, lam: float = 1.0):
         """Freezes all but what the stage trains."""
         super().__init__()
-        if stage not in STAGES:
-            raise SettingError(f"unknown stage {stage!r}: expected one of {', '.join(STAGES)}")
-        self.tracker, self.stage, self.lam = tracker, stage, lam
+        if stage not in (stages := tracker.stages()):
+            raise SettingError(f"unknown stage {stage!r}: {type(tracker).__name__} has {', '.join(stages)}")
+        self.tracker, self.stage, self.lam, self.parts = tracker, stage, lam, stages[stage]
         self.mode = {"1.2": "base", "2": "stage2"}.get(stage, stage[4:])
-        t = tracker
-        if stage.startswith("1.1"):
-            self.parts = [t.backbone[self.mode], t.neck[self.mode], t.head[self.mode]]
-        else:
-            self.parts = [t.head[self.mode]] + ([t.fuse] if stage == "1.2" else [t.fusion] if t.fusion is not None else [])
         learnable = {p for part in self.parts for p in part.parameters()}
         for p in tracker.parameters():
             p.requires_grad_(p in learnable)
@@ -169,26 +168,19 @@ class Stage(nn.Module):
         """Whether a discriminator is trained, too."""
         return self.stage == "2" and isinstance(self.tracker.fusion, CGANFusion)
 
-    def frozen_features(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns (template, f_rgb, f_tir) of stages 1.2 and 2, without gradient."""
-        with torch.no_grad():
-            return torch.cat(self.tracker.features(template), 1), *self.tracker.features(search)
-
     def forward(self, template: Tensor, search: Tensor, boxes: Tensor, draws: Draws, part: str = "all") -> dict[str, Tensor]:
         """Returns the terms of the loss and their weighted sum "loss"; `part="D"` is the discriminator's turn."""
         t, gen = self.tracker, {}
-        m = slice(t.margin, -t.margin)
-        if self.stage.startswith("1.1"):
-            z, x = t.modality(self.mode, template)[..., m, m], t.modality(self.mode, search)
+        z = t.encode_template(template, self.mode)
+        if self.stage == "2" and t.fusion is not None:
+            *features, fused = t.streams(z, search)
+            if part == "D":
+                loss = t.fusion.discriminator_loss(fused, *features, generator=draws)
+                return {"D": loss, "loss": loss}
+            x, gen = t.fusion.loss(fused, *features, generator=draws)
         else:
-            z, f_rgb, f_tir = self.frozen_features(template, search)
-            z, x = t.fuse(z)[..., m, m], t.fused(f_rgb, f_tir)
-            if self.stage == "2" and t.fusion is not None:
-                if part == "D":
-                    loss = t.fusion.discriminator_loss(x, f_rgb, f_tir, generator=draws)
-                    return {"D": loss, "loss": loss}
-                x, gen = t.fusion.loss(x, f_rgb, f_tir, generator=draws)
-        terms = track_loss(*t.head[self.mode](z, x), boxes, t.stride)
+            x = t.encode(z, search, self.mode)
+        terms = t.loss(t.answer(z, x, self.mode), boxes)
         total = sum(terms.values())
         if self.lam:
             total = total + self.lam * sum(gen.values())

@@ -143,11 +143,11 @@ def test_the_search_step_prefers_the_middle_and_steady_sizes():
     cls[0, 1, 5, 5] = cls[0, 1, 0, 0] = 3.0  # two equal candidates
     loc = torch.full((1, 4, 11, 11), 2.0).log()  # 16 pixels wide
     center, wh = torch.tensor([[60.0, 60.0]]), torch.tensor([[16.0, 16.0]])
-    new, size = tracking.step(cls, loc, center, wh, tracker, tracking.Search(), (128, 128))
+    new, size = tracking.step(*tracker.decode(cls, loc), center, wh, tracker, tracking.Search(), (128, 128))
     torch.testing.assert_close(new, center)
     torch.testing.assert_close(size, wh)
     loc[:, :, 5, 5] = torch.tensor(6.0).log()
-    new, size = tracking.step(cls, loc, center, wh, tracker, tracking.Search(window=0.0, penalty=2.0), (128, 128))
+    new, size = tracking.step(*tracker.decode(cls, loc), center, wh, tracker, tracking.Search(window=0.0, penalty=2.0), (128, 128))
     assert (new < 50).all()  # the other candidate, whose size is the old one
     torch.testing.assert_close(size, wh)
 
