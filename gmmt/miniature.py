@@ -204,9 +204,10 @@ def train(
         own = training_pairs(*s.train, s.length, source)
         if tracker.fusion is not None:
             with torch.no_grad():
-                batches = [tracker.features(own.batch(64, (seed, 9, k))[1]) for k in range(4)]
-                f_rgb, f_tir = (torch.cat(f) for f in zip(*batches, strict=True))
-                tracker.fusion.fit(tracker.fused(f_rgb, f_tir), f_rgb, f_tir)
+                crops = [own.batch(64, (seed, 9, k))[:2] for k in range(4)]
+                batches = [tracker.streams(tracker.encode_template(z, "stage2"), x) for z, x in crops]
+                f_rgb, f_tir, fused = (torch.cat(f) for f in zip(*batches, strict=True))
+                tracker.fusion.fit(fused, f_rgb, f_tir)
         return own
 
     with torch.random.fork_rng(devices=[]):

@@ -72,8 +72,10 @@ PAPER = {
     "1.1": Plan(steps=20, batch=8, optimizer="sgd", rate=0.005, warmup=0.25, first=0.2, last=0.01),
     "1.2": Plan(steps=20, batch=8, optimizer="sgd", rate=0.005, warmup=0.25, first=0.2, last=0.01),
     "2": Plan(steps=100, batch=8, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
+    "1.2 ViPT": Plan(steps=100, batch=32, optimizer="adamw", rate=0.0004, warmup=0.0, first=1.0, last=1.0),  # how it falls is not told
+    "2 ViPT, TBSI": Plan(steps=100, batch=32, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
 }
-"""Supplement, Table 2, Siamese column, with `steps` in EPOCHS: multiply by the data set's steps an epoch."""
+"""Supplement, Table 2 (Siamese where no other is named), with `steps` in EPOCHS: multiply by the data set's steps an epoch."""
 
 
 # --- data ----------------------------------------------------------------------------------------------------------------------------

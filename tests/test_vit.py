@@ -101,7 +101,7 @@ def test_vipt_is_the_official_one(file, case, keep):
     b.blocks[-1].register_forward_hook(lambda module, given, out: seen.update(tokens=given[0], order=out[1]))
     *_, tokens = b(z, x, whole=True)
     agree(tokens, d["outputs"]["backbone_feat"])
-    q, k, _ = b.blocks[-1].attn.qkv(b.blocks[-1].norm1(seen["tokens"])).chunk(3, -1)
+    q, k, _ = b.blocks[-1].attn["qkv"](b.blocks[-1].norm1(seen["tokens"])).chunk(3, -1)
     q, k = (t.unflatten(-1, (4, 12)).transpose(1, 2) for t in (q, k))
     agree((q @ k.mT / math.sqrt(12)).softmax(-1), d["outputs"]["attn"])
     order, removed = seen["order"][0].tolist(), [part[0] for part in d["removed_indexes_s"]]
@@ -118,6 +118,17 @@ def test_vipt_prompt_block(file):
     block.load_state_dict(cf.state(d["order"]))
     stream, prompt = cf.given((2, 32, 4, 4), 82).flatten(2).mT.chunk(2, -1)
     agree(block(stream, prompt).mT.unflatten(2, (4, 4)), d["output"])
+
+
+@torch.no_grad()
+def test_vipt_without_prompts_is_the_ostrack_that_it_inherits():
+    old, new, crops = tiny("ostrack").eval(), tiny("vipt").eval(), torch.rand(2, 4, 64, 64) * 255
+    for prompt in new.backbone.prompt_blocks:
+        prompt.conv1x1.weight.zero_(), prompt.conv1x1.bias.zero_()
+    old.backbone.pos_embed_x.normal_(), old.head["rgb"].conv5_ctr.bias.fill_(1)
+    new.inherit(old)
+    answers = [t.search(t.encode_template(crops[..., :32, :32], m), crops, m) for t, m in ((old, "rgb"), (new, "base"))]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*answers, strict=True))
 
 
 def test_the_plain_variant_keeps_tokens_apart():

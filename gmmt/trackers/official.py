@@ -4,6 +4,8 @@ The files are pickles that also hold objects of their projects' own classes (set
 refuses and `weights_only=False` would have to import. Here every name in a pickle but a few becomes a placeholder that does nothing.
 """
 
+import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -31,28 +33,24 @@ PREFIXES = {  # ours: theirs
 }
 
 DTYPES = {"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"}
-DTYPES |= {"LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8"}
-DTYPES |= {"ByteStorage": "uint8", "BoolStorage": "bool"}
+DTYPES |= {"LongStorage": "int64", "IntStorage": "int32", "ByteStorage": "uint8", "BoolStorage": "bool"}
 
 
 class Placeholder:
-    """Stands for anything in a pickle: it can be called, filled and asked for its state, and does nothing."""
+    """Stands for anything in a pickle: it can be called, filled and given a state, and does nothing."""
 
     def __init__(self, *args, **options):
         self.args = args
 
-    def __call__(self, *args, **options) -> "Placeholder":
-        """Returns another placeholder."""
+    def nothing(self, *args, **options) -> "Placeholder":
+        """Drops whatever a pickle has for the object, and returns another placeholder."""
         return Placeholder()
 
-    def nothing(self, *args) -> None:
-        """Takes what a pickle has for the object, and drops it."""
-
-    __setstate__ = __setitem__ = append = extend = add = nothing
+    __call__ = __setstate__ = __setitem__ = append = extend = add = nothing
 
 
 class Plan(Placeholder):
-    """Stands for a tensor until the pickle has been read: (storage, offset, size, stride, ...)."""
+    """Stands for a tensor, (storage, offset, size, stride, ...), or for a parameter, (tensor, ...), until the pickle has been read."""
 
 
 class Table(dict):
@@ -61,34 +59,19 @@ class Table(dict):
     __setstate__ = Placeholder.nothing
 
 
-class Parameter(Placeholder):
-    """Stands for torch.nn.Parameter: the tensor in it."""
-
-    def __new__(cls, data=None, *rest):
-        """Returns the tensor's plan."""
-        return data
-
-
-SAFE = {
-    ("collections", "OrderedDict"): Table,
-    ("torch._utils", "_rebuild_tensor_v2"): Plan,
-    ("torch._utils", "_rebuild_parameter"): Parameter,
-}
-
-
 class Unpickler(pickle.Unpickler):
     """Reads a pickle in which no name leads to code."""
 
     def find_class(self, module: str, name: str):
-        """Returns what stands for a name: a class above, a dtype's name for a storage, else the placeholder. Nothing is imported."""
-        return DTYPES[name] if module == "torch" and name in DTYPES else SAFE.get((module, name), Placeholder)
+        """Returns what stands for a name: a dtype's name for a storage, or a class above. Nothing is imported."""
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        known = {"collections.OrderedDict": Table, "torch._utils._rebuild_tensor_v2": Plan, "torch._utils._rebuild_parameter": Plan}
+        return known.get(f"{module}.{name}", Placeholder)
 
     def persistent_load(self, pid):
         """Returns a storage's (dtype, entry in the archive)."""
-        kind, dtype, key, *_ = pid
-        if kind != "storage" or not isinstance(dtype, str) or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"no storage: {pid!r:.80}")
-        return dtype, key
+        return pid[1:3]
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
@@ -97,27 +80,26 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is no torch archive, is damaged, or holds no "net" of named tensors.
     """
-    path = Path(path)
+    path, storages, state = Path(path), {}, {}
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file; data_manifests/weights.json names the official ones and where they are")
     try:
         with zipfile.ZipFile(path) as archive:
             (entry,) = (n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1)
-            with archive.open(entry) as file:
-                content = Unpickler(file).load()
-            net = content.get("net") if isinstance(content, dict) else None
-            if not isinstance(net, dict) or not net:
+            content = Unpickler(io.BytesIO(archive.read(entry))).load()
+            if not isinstance(content, dict) or not isinstance(net := content.get("net"), dict):
                 known = f"it has {', '.join(map(str, content))[:200]}" if isinstance(content, dict) else "it is something else"
                 raise WeightsError(f'{path}: expected a dictionary with the weights under "net", but {known}')
-            storages, state = {}, {}
             for key, plan in net.items():
-                if not isinstance(key, str) or not isinstance(plan, Plan):
+                if isinstance(plan, Plan) and isinstance(plan.args[0], Plan):
+                    plan = plan.args[0]
+                if not isinstance(plan, Plan) or not isinstance(key, str):
                     raise WeightsError(f'{path}: expected named tensors under "net", but {key!r:.80} is none')
                 (dtype, name), offset, size, stride = plan.args[:4]
                 if name not in storages:
-                    raw = bytearray(archive.read(f"{entry[:-8]}data/{name}"))
+                    raw = bytearray(archive.read(f"{entry.removesuffix('data.pkl')}data/{name}"))
                     storages[name] = torch.frombuffer(raw, dtype=getattr(torch, dtype)) if raw else torch.empty(0)
-                state[key] = storages[name].as_strided(size, stride, offset)
+                state[key] = storages[name].as_strided(size, stride, offset)  # never beyond the storage: torch checks
     except WeightsError:
         raise
     except Exception as error:  # a pickle can be wrong in every way
@@ -146,9 +128,9 @@ def released_fusion(state: dict[str, Tensor], channels: int) -> DiffusionFusion:
     with torch.device("meta"):
         if "pos_embed" in state:
             conditions, (_, n, dim) = state["down.weight"].shape[1] // channels - 1, state["pos_embed"].shape
-            u = UViT(channels, len(blocks), conditions, dim, size=round((n - 1) ** 0.5), form="released")
+            u = UViT(channels, len(blocks), conditions, dim, size=math.isqrt(n), form="released")
         else:
-            inner, width = state["downs.0.weight"].shape[:2]
+            inner, width, *_ = state["downs.0.weight"].shape
             conditions = width // channels - 1
             u = UNet(channels, len(blocks), conditions, inner, form="released")
     return DiffusionFusion(u, channels, conditions, **PRESETS["released"])

@@ -113,18 +113,18 @@ class Siamese(Tracker):
         return x[:, :, m:-m, m:-m]
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Returns what each stage of training trains (supplement, Table 2)."""
+        """Returns what each stage trains (supplement, Table 2)."""
         alone = {f"1.1 {m}": [self.backbone[m], self.neck[m], self.head[m]] for m in ("rgb", "tir")}
         return alone | {"1.2": [self.head["base"], self.fuse]} | super().stages()
 
     def streams(self, template: Tensor, crops: Tensor, fused: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns (f_rgb, f_tir, fused) [B, C, H, W] of search crops; the template has no part in them."""
+        """Returns (f_rgb, f_tir, fused or None) [B, C, H, W]; the template has no part in them."""
         f_rgb, f_tir = self.features(crops)
         return f_rgb, f_tir, self.fused(f_rgb, f_tir) if fused else None
 
     def encode(self, template: Tensor, crops: Tensor, mode: str) -> Tensor:
         """Returns one modality's features or the fused ones [B, C, H, W]."""
-        return self.modality(mode, crops) if mode in ("rgb", "tir") else self.streams(template, crops)[2]
+        return self.modality(mode, crops) if mode in ("rgb", "tir") else super().encode(template, crops, mode)
 
     def answer(self, template: Tensor, x: Tensor, mode: str) -> tuple[Tensor, Tensor]:
         """Returns (logits [B, 2, S, S], raw distances [B, 4, S, S])."""

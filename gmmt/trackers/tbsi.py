@@ -71,16 +71,14 @@ class BridgedViT(ViT):
         self.at = tuple(at)
         self.tbsi_layers = nn.ModuleList(TBSILayer(self.norm.weight.numel(), heads, variant) for _ in self.at)
 
-    def forward(self, z: Tensor, x: Tensor, whole: bool = False) -> Tensor:
-        """Returns search tokens [2B, N, D], RGB's before thermal's, from embedded z [2B, n_z, D] and x [2B, N, D]; see ViT.forward."""
-        tokens, order = self.start(z, x)
-        for i in range(len(self.blocks)):
-            tokens, order = self.layer(i, tokens, order, whole)
-            if i in self.at:
-                groups = [t for half in tokens.chunk(2) for t in (half[:, : self.n_z], half[:, self.n_z :])]
-                z_v, x_v, z_i, x_i = self.tbsi_layers[self.at.index(i)](*groups)
-                tokens = torch.cat([torch.cat([z_v, z_i]), torch.cat([x_v, x_i])], dim=1)
-        return self.finish(tokens, order, whole)
+    def layer(self, i: int, tokens: Tensor, order: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
+        """Returns tokens [2B, n_z + N, D], RGB's before thermal's, after block i and the bridge behind it, and order (see ViT.layer)."""
+        tokens, order = super().layer(i, tokens, order, whole)
+        if i in self.at:
+            groups = [t for half in tokens.chunk(2) for t in (half[:, : self.n_z], half[:, self.n_z :])]
+            z_v, x_v, z_i, x_i = self.tbsi_layers[self.at.index(i)](*groups)
+            tokens = torch.cat([torch.cat([z_v, z_i]), torch.cat([x_v, x_i])], dim=1)
+        return tokens, order
 
 
 class TBSI(OneStream):

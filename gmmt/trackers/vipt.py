@@ -54,7 +54,7 @@ class PromptedViT(ViT):
         (tokens, order), prompt = self.start(z[:, 0], x[:, 0]), torch.cat([z[:, 1], x[:, 1]], dim=1)
         for i in range(last + 1):
             if i:
-                stream = self.prompt_norms[i - 1](torch.cat([tokens[:, :n_z], self.spread(tokens[:, n_z:], order)], dim=1))
+                stream = self.prompt_norms[i - 1](self.spread(tokens, order, n_z))
                 given = self.prompt_norms[i](prompt)
                 if i == last and not fused:
                     return stream[:, n_z:], given[:, n_z:], None

@@ -18,7 +18,7 @@ from gmmt.trackers.base import Tracker
 from gmmt.trackers.heads import CentreHead, centre_loss, decode_centre
 
 ELIMINATION: Mapping[int, float] = {3: 0.7, 6: 0.7, 9: 0.7}
-"""After which of the official models' blocks (from 0) what share of the search tokens stays."""
+"""In which of the official models' blocks (from 0) what share of search tokens stays: those that the template's middle looks at most."""
 
 
 def patch_embedding(dim: int, patch: int) -> nn.Module:
@@ -31,51 +31,35 @@ def perceptron(dim: int) -> nn.Module:
     return nn.Sequential(OrderedDict(fc1=nn.Linear(dim, 4 * dim), act=nn.GELU(), fc2=nn.Linear(4 * dim, dim)))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, skip: int = 0, watch: list[int] | None = None) -> tuple[Tensor, Tensor | None]:
-        """Returns what all tokens x [B, N, D] but the first `skip` gather [B, N - skip, D], and how far each is attended to [B, N].
-
-        The latter is the mean over heads and over the tokens `watch`, None without any: only these rows of the attention map are made.
-        """
-        d, w, b = x.shape[-1], self.qkv.weight, self.qkv.bias
-        if skip:
-            q, k, v = F.linear(x[:, skip:], w[:d], b[:d]), *F.linear(x, w[d:], b[d:]).chunk(2, -1)
-        else:
-            q, k, v = self.qkv(x).chunk(3, -1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        seen = None if watch is None else (q[:, :, watch] @ k.mT / math.sqrt(q.shape[-1])).softmax(-1).mean((1, 2))
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)), seen
-
-
-class Block(nn.Module):
-    """A transformer block that can do without search tokens that the template does not look at (candidate elimination)."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), Attention(dim, heads)
-        self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), perceptron(dim)
-
-    def forward(self, x: Tensor, order: Tensor, n_z: int, skip: int, keep: float | None, watch: list[int]) -> tuple[Tensor, Tensor]:
-        """Returns tokens and `order`, see ViT.layer."""
-        y, seen = self.attn(self.norm1(x), skip, watch if keep else None)
-        x = x[:, skip:] + y
-        if seen is not None:
-            n = x.shape[1] - n_z
-            rank = seen[:, n_z:].argsort(dim=1, descending=True)
-            order = torch.cat([order[:, :n].gather(1, rank), order[:, n:]], dim=1)
-            x = torch.cat([x[:, :n_z], pick(x[:, n_z:], rank[:, : math.ceil(keep * n)])], dim=1)
-        return x + self.mlp(self.norm2(x)), order
-
-
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Returns the tokens [B, k, D] of x [B, N, D] at index [B, k]."""
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[-1]))
+
+
+class Block(nn.Module):
+    """A transformer block, which can eliminate search tokens."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), nn.ModuleDict({"qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
+        self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), perceptron(dim)
+
+    def forward(self, x: Tensor, order: Tensor, n_z: int, keep: float | None, watch: list[int], skip: int) -> tuple[Tensor, Tensor]:
+        """Returns (tokens, order), see ViT.layer: all but the first `skip`, and of n search tokens the ceil(keep * n) most watched."""
+        y, d, qkv = self.norm1(x), x.shape[-1], self.attn["qkv"]
+        if skip:  # these tokens are attended to, but do not ask
+            q, k, v = F.linear(y[:, skip:], qkv.weight[:d], qkv.bias[:d]), *F.linear(y, qkv.weight[d:], qkv.bias[d:]).chunk(2, -1)
+        else:
+            q, k, v = qkv(y).chunk(3, -1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        x = x[:, skip:] + self.attn["proj"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        if keep:  # of the attention map only the rows of the tokens `watch` are needed
+            seen = (q[:, :, watch] @ k.mT / math.sqrt(q.shape[-1])).softmax(-1).mean((1, 2))[:, n_z:]
+            n, rank = seen.shape[1], seen.argsort(dim=1, descending=True)
+            order = torch.cat([order[:, :n].gather(1, rank), order[:, n:]], dim=1)
+            x = torch.cat([x[:, :n_z], pick(x[:, n_z:], rank[:, : math.ceil(keep * n)])], dim=1)
+        return x + self.mlp(self.norm2(x)), order
 
 
 class ViT(nn.Module):
@@ -97,11 +81,11 @@ class ViT(nn.Module):
             ValueError: tokens are to be eliminated in or after the last block.
         """
         super().__init__()
-        if max(keep, default=0) >= depth - 1:
+        if max(keep, default=-1) >= depth - 1:
             raise ValueError(f"keep = {dict(keep)} names blocks from the last of {depth} on: give others, or keep={{}}")
         side = template // patch
         self.n_z, self.keep, self.sizes = side**2, keep, (template, search, patch)
-        self.watch = [(side - 1) // 2 * (side + 1)]  # the template's middle token decides which search tokens stay (OSTrack: CTR_POINT)
+        self.watch = [(side - 1) // 2 * (side + 1)]  # the template's middle (OSTrack: CTR_POINT)
         self.pos_embed_z = nn.Parameter(0.02 * torch.randn(1, self.n_z, dim))
         self.pos_embed_x = nn.Parameter(0.02 * torch.randn(1, (search // patch) ** 2, dim))
         self.patch_embed = patch_embedding(dim, patch)
@@ -123,20 +107,19 @@ class ViT(nn.Module):
         first. From the last block only search tokens come, [B, k, D], unless the `whole` is wanted: no head asks for the template's.
         """
         skip = self.n_z if i == len(self.blocks) - 1 and not whole else 0
-        return self.blocks[i](tokens, order, self.n_z, skip, self.keep.get(i), self.watch)
+        return self.blocks[i](tokens, order, self.n_z, self.keep.get(i), self.watch, skip)
 
-    def spread(self, x: Tensor, order: Tensor) -> Tensor:
-        """Returns search tokens x [B, k, D] at their places [B, N, D], with zeros where one was eliminated."""
+    def spread(self, tokens: Tensor, order: Tensor, n_z: int) -> Tensor:
+        """Returns tokens [B, n_z + N, D]: after the first n_z the search tokens, at their places, with zeros where one was eliminated."""
         if not self.keep:
-            return x
+            return tokens
+        z, x = tokens[:, :n_z], tokens[:, n_z:]
         index = order[:, : x.shape[1], None].expand_as(x)
-        return x.new_zeros(len(x), order.shape[1], x.shape[2]).scatter(1, index, x)
+        return torch.cat([z, x.new_zeros(len(x), order.shape[1], x.shape[2]).scatter(1, index, x)], dim=1)
 
     def finish(self, tokens: Tensor, order: Tensor, whole: bool) -> Tensor:
         """Returns normed search tokens [B, N, D] at their places, behind those of the template if the `whole` is wanted."""
-        n_z = self.n_z if whole else 0
-        tokens = self.norm(tokens)
-        return torch.cat([tokens[:, :n_z], self.spread(tokens[:, n_z:], order)], dim=1)
+        return self.spread(self.norm(tokens), order, self.n_z if whole else 0)
 
     def forward(self, z: Tensor, x: Tensor, whole: bool = False) -> Tensor:
         """Returns search tokens [B, N, D] from embedded template z [B, n_z, D] and patch x [B, N, D]; the template's, too, if `whole`."""
@@ -158,10 +141,16 @@ class OneStream(Tracker):
         self.template_size, self.search_size, self.stride = backbone.sizes
         self.head = nn.ModuleDict({mode: CentreHead(self.channels, hidden) for mode in modes})
 
+    def inherit(self, foundation: "OSTrack") -> None:
+        """Takes backbone and head of an OSTrack of the same size, from which ViPT and TBSI start."""
+        self.backbone.load_state_dict(foundation.backbone.state_dict(), strict=False)
+        self.head["base"].load_state_dict(foundation.head["rgb"].state_dict())
+
     def images(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Returns RGB and thermal images [B, 3, H, W] with ImageNet's mean and spread, from crops [B, 4, H, W] in 0..255."""
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], device=crops.device)[..., None, None] * 255
-        return (crops[:, :3] - mean) / std, (crops[:, 3:] - mean) / std
+        dtype = self.backbone.norm.weight.dtype
+        return ((crops[:, :3] - mean) / std).to(dtype), ((crops[:, 3:] - mean) / std).to(dtype)
 
     def map(self, tokens: Tensor) -> Tensor:
         """Returns a map [B, C, S, S] of search tokens [B, S * S, C]."""
