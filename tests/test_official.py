@@ -82,9 +82,9 @@ def test_gmmt_on_tbsi_loads_with_its_head_and_samples(tmp_path):
         ("tbsi_gmmt_track_released_full_keys", "tbsi"),
     ],
 )
-def test_full_size_states_go_through_the_loader(shared, name, kind, tmp_path):
+def test_full_size_states_go_through_the_loader(reference, name, kind, tmp_path):
     """Every tensor shows one number many times, so that 4 GB of weights need no memory."""
-    keys = json.loads((shared / "reference" / f"{name}.json").read_text())["keys"]
+    keys = json.loads((reference / f"{name}.json").read_text())["keys"]
     path = save(tmp_path / "w.pth.tar", {k: torch.ones(1).expand(shape) if shape else torch.tensor(0) for k, shape in keys.items()})
     tracker = gmmt.load_official(kind, path)
     new = ("fusion.mean", "fusion.std", *(() if tracker.fusion else ("head.stage2.",)))

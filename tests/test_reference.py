@@ -20,7 +20,7 @@ from gmmt.schedule import Schedule
 from gmmt.trackers.heads import DepthwiseBAN, xcorr_depthwise
 from gmmt.trackers.siamese import Siamese
 
-KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps", "siamban_")
+KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps", "siamban_", "tbsi_", "vipt_", "ostrack")
 
 
 def agree(x: torch.Tensor, expected: dict, atol: float = 1e-4) -> None:

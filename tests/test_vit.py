@@ -33,8 +33,8 @@ MAKE = {
 
 
 @pytest.fixture
-def file(shared):
-    return lambda name: json.loads((shared / "reference" / f"{name}.json").read_text())
+def file(reference):
+    return lambda name: json.loads((reference / f"{name}.json").read_text())
 
 
 def filled(tracker, order):
