@@ -18,7 +18,6 @@ All features are [B, C, H, W]. What goes in and out, exactly:
 The paper keeps U for RAW and does not say what stands in the noise's place; here zeros do, so that NOISE - RAW isolates the noise.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -66,12 +65,6 @@ class Fusion(nn.Module):
         """Returns U(x, t, f_1, ...) [B, C, H, W] in x's own precision, whatever the precision of U's weights."""
         dtype = next(self.network.parameters(), x).dtype
         return self.network(x.to(dtype), t, *(g.to(dtype) for g in given)).to(x.dtype)
-
-    def for_inference(self, dtype: torch.dtype = torch.bfloat16) -> "Fusion":
-        """Returns a copy in evaluation mode with U's weights cast once; autocast would cast them at every call. Half the memory."""
-        fast = copy.deepcopy(self).eval()
-        fast.network.to(dtype)
-        return fast
 
 
 class OneCall(Fusion):
