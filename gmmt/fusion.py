@@ -18,8 +18,6 @@ All features are [B, C, H, W]. What goes in and out, exactly:
 The paper keeps U for RAW and does not say what stands in the noise's place; here zeros do, so that NOISE - RAW isolates the noise.
 """
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -170,12 +168,7 @@ class DiffusionFusion(Fusion):
 
     def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at a random t for each item}."""
-        t = (
-            generator.steps(self.schedule.T, len(fused))
-            if isinstance(generator, Draws)
-            else random_steps(self.schedule.T, len(fused), generator)
-        )
-        noise = unit_noise(fused, generator)
+        t, noise = random_steps(self.schedule.T, len(fused), generator), unit_noise(fused, generator)
         return self.loss_at(t, noise, fused, *features, generator=generator)
 
     def loss_at(
@@ -222,14 +215,6 @@ class DiffusionFusion(Fusion):
         return self.denormalize(x_t)
 
 
-PRESETS: Mapping[str, Mapping[str, str]] = {
-    "paper": {"target": "noise", "weighting": "plain", "track_t": "random", "time": "step"},
-    "released": {"target": "x_0", "weighting": "released", "track_t": "random", "time": "level"},
-    "ours": {"target": "x_0", "weighting": "plain", "track_t": "last", "time": "step"},
-}
-"""Options of DiffusionFusion: as the paper's text has them, as the released code has them, and a consistent choice for s = 1."""
-
-
 def make_fusion(variant: str, network: nn.Module, channels: int, discriminator: nn.Module | None = None, **options) -> Fusion:
     """Returns the variant (see the module's table) around U; raises ValueError for an unknown one, or a CGAN without a discriminator."""
     if variant == "DM":
@@ -261,13 +246,11 @@ class Draws:
             return torch.randn(1, *shape[1:], generator=self.generator).expand(shape)
         return torch.randn(self.world * shape[0], *shape[1:], generator=self.generator)[self.rank * shape[0] : (self.rank + 1) * shape[0]]
 
-    def steps(self, T: int, n: int) -> Tensor:
-        """Returns random steps [n] in 0..T-1."""
-        return random_steps(T, self.world * n, self.generator)[self.rank * n : (self.rank + 1) * n]
 
-
-def random_steps(T: int, n: int, generator: torch.Generator | None) -> Tensor:
+def random_steps(T: int, n: int, generator: torch.Generator | Draws | None) -> Tensor:
     """Returns random steps [n] in 0..T-1, on the CPU."""
+    if isinstance(generator, Draws):
+        return random_steps(T, generator.world * n, generator.generator)[generator.rank * n : (generator.rank + 1) * n]
     return torch.randint(T, (n,), generator=generator, device=generator.device if generator else "cpu").cpu()
 
 

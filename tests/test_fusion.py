@@ -6,12 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gmmt.fusion import PRESETS, VARIANTS, CGANFusion, DiffusionFusion, OneCall, make_fusion
+from gmmt.fusion import VARIANTS, CGANFusion, DiffusionFusion, OneCall, make_fusion
 from gmmt.networks.discriminator import Discriminator
 from gmmt.networks.unet import UNet
 from gmmt.networks.uvit import UViT
 
 C = 4
+PRESETS = {
+    "paper": {"target": "noise", "weighting": "plain", "track_t": "random", "time": "step"},
+    "released": {"target": "x_0", "weighting": "released", "track_t": "random", "time": "level"},
+    "ours": {"target": "x_0", "weighting": "plain", "track_t": "last", "time": "step"},
+}
+"""Options of DiffusionFusion: as the paper's text has them, as the released code has them, and a consistent choice for s = 1."""
 
 
 def features(n=4, size=8, seed=0):

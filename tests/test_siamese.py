@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gmmt import metrics, tracking
 from gmmt.data import synthetic
 from gmmt.data.crops import context_side, crop
-from gmmt.fusion import Draws, make_fusion
+from gmmt.fusion import Draws, make_fusion, random_steps
 from gmmt.networks.unet import UNet
 from gmmt.trackers import heads
 from gmmt.trackers.siamese import Siamese
@@ -190,6 +190,6 @@ def test_draws_are_shared_out():
     whole = Draws(5).noise(torch.Size([8, 2]))
     parts = [Draws(5, rank, 4).noise(torch.Size([2, 2])) for rank in range(4)]
     assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(torch.cat([Draws(5, rank, 4).steps(1000, 2) for rank in range(4)]), Draws(5).steps(1000, 8))
+    assert torch.equal(torch.cat([random_steps(1000, 2, Draws(5, rank, 4)) for rank in range(4)]), random_steps(1000, 8, Draws(5)))
     same = Draws(5, same=True).noise(torch.Size([3, 2]))
     assert torch.equal(same[0], same[2])

@@ -569,7 +569,7 @@ run.headline(f"MSE of x_0 at t = 999 (least possible {least_error(999):.3g}): {l
 #
 # The paper's text does not name its schedule; with the linear one its weights would be $10^4$ and $4 \cdot 10^{-5}$ (printed in section 3).
 #
-# In `gmmt`: `DiffusionFusion(target=..., weighting=..., time=...)`. `gmmt.fusion.PRESETS` has these options ready-made under the names `paper`, `released` and `ours` (plain $x_0$).
+# In `gmmt`: `DiffusionFusion(target=..., weighting=..., time=...)`.
 
 # %% [markdown] tags=["exercise"]
 # ## Exercise

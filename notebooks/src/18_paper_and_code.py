@@ -582,7 +582,7 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ## Side by side
 #
-# What `gmmt` takes where the sources differ; every other choice is an option (`fusion.PRESETS`).
+# What `gmmt` takes where the sources differ; every other choice is an option (`fusion.DiffusionFusion`).
 #
 # | | paper | released code | `gmmt` by default |
 # |---|---|---|---|
