@@ -109,13 +109,8 @@ class Pairs:
         which[1] = torch.where(negative, which[1], which[0])
         moved, scaled = (torch.from_numpy(rng.uniform(-1, 1, (2, n, k))).float() for k in (2, 1))
         own = slice(rank * n // world, (rank + 1) * n // world)
-        which, at, negative, moved, scaled = (
-            which[:, own],
-            at[:, own],
-            negative[own] & (which[0] != which[1])[own],
-            moved[:, own],
-            scaled[:, own],
-        )
+        which, at, moved, scaled = (drawn[:, own] for drawn in (which, at, moved, scaled))
+        negative = negative[own] & (which[0] != which[1])
 
         def cut(k: int, size: int, shift: float, stretch: float) -> tuple[Tensor, Tensor]:
             box = self.boxes[which[k], at[k]]
@@ -218,20 +213,12 @@ def fit(
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     stage.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
-    kinds = {"sgd": lambda p: torch.optim.SGD(p, plan.rate, momentum=0.9, weight_decay=plan.weight_decay)}
-    kinds["adamw"] = lambda p: torch.optim.AdamW(p, plan.rate, weight_decay=plan.weight_decay)
-    optimizers = [kinds[plan.optimizer](group) for group in stage.groups()]
+    kind, options = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}[plan.optimizer]
+    optimizers = [kind(group, plan.rate, weight_decay=plan.weight_decay, **options) for group in stage.groups()]
     done, history = restore(checkpoint, stage, optimizers, config) if checkpoint.is_file() else (0, {})
     model = accelerator.prepare(stage) if world > 1 else stage
-    bar = tqdm(
-        range(done, plan.steps),
-        initial=done,
-        total=plan.steps,
-        desc=f"stage {stage.stage}",
-        disable=not progress or rank > 0,
-        mininterval=5,
-    )
-    for k in bar:
+    shown = {"disable": not progress or rank > 0, "mininterval": 5}
+    for k in tqdm(range(done, plan.steps), f"stage {stage.stage}", plan.steps, initial=done, **shown):
         batch = [v.to(device, non_blocking=True) for v in pairs.batch(plan.batch, (seed, STAGES.index(stage.stage), k), rank, world)]
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = plan.rate_at(k)
@@ -283,13 +270,10 @@ def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tupl
         if json.loads(meta["config"]) != json.loads(json.dumps(config)):
             raise SettingError(f"{path}: trained with another configuration ({meta['config'][:200]} ...); remove it, or name another file")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    own = trained(stage)
-    given = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+    own, given = trained(stage), {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     if set(own) != set(given):
         raise SettingError(f"{path}: holds other weights than this stage trains: {sorted(set(own) ^ set(given))[:5]} ...")
-    with torch.no_grad():
-        for name, v in own.items():
-            v.copy_(given[name])
+    stage.tracker.load_state_dict(given, strict=False)
     for i, optimizer in enumerate(optimizers):
         state: dict = {}
         for key, v in tensors.items():
