@@ -4,12 +4,3 @@ Importing this package is cheap: nothing here imports torch, pandas or matplotli
 """
 
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str):
-    """Returns `load_official`, imported when it is first asked for."""
-    if name == "load_official":
-        from gmmt.trackers.official import load_official
-
-        return load_official
-    raise AttributeError(f"module 'gmmt' has no attribute {name!r}")

@@ -10,10 +10,10 @@ import json
 import closed_form as cf
 import pytest
 import torch
+from released import load_released, released_state, rename
 
 from gmmt.fusion import DiffusionFusion
 from gmmt.networks.embedding import sinusoidal
-from gmmt.networks.released import load_released, released_state, rename
 from gmmt.networks.unet import ResidualBlock, Resize, SelfAttention, UNet
 from gmmt.networks.uvit import TransformerBlock, UViT
 from gmmt.schedule import Schedule

@@ -7,6 +7,7 @@ import closed_form as cf
 import numpy as np
 import pytest
 import torch
+from released import official_name
 from test_reference import agree
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,7 +18,7 @@ from gmmt.errors import SettingError
 from gmmt.fusion import make_fusion
 from gmmt.networks.unet import UNet
 from gmmt.trackers import heads
-from gmmt.trackers.official import is_leftover, official_name
+from gmmt.trackers.official import is_leftover
 from gmmt.trackers.tbsi import TBSI, TBSILayer
 from gmmt.trackers.vipt import Prompt, ViPT
 from gmmt.trackers.vit import OSTrack
