@@ -292,5 +292,5 @@ def test_names_and_shapes_that_differ_are_listed(tmp_path):
         load_official("tbsi", save(tmp_path / "w.pth", state), **OPTIONS["tbsi"])
     for words in ('Missing key.*: "head.base.conv5_size.bias"', 'Unexpected.*: "box_head.extra"', r"norm1.weight: .*\[17\].*\[16\]"):
         assert re.search(words, str(error.value))
-    with pytest.raises(WeightsError, match=r"the official size.*Missing key"):
+    with pytest.raises(WeightsError, match="the official size"):
         load_official("ostrack", save(tmp_path / "w.pth", cf.state(order("ostrack"))))
