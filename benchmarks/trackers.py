@@ -53,7 +53,7 @@ def crops(tracker, device: str = "cpu") -> tuple:
 
 
 def flops(tracker, mode: str, official: bool = False) -> float:
-    """Returns GFLOP of a frame of a tracker on the meta device; `official` counts TBSI's template embedding and leftover tokens, too."""
+    """Returns GFLOP of a frame of a tracker on the meta device; `official` counts TBSI's template embedding and dropped tokens, too."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -89,9 +89,9 @@ def official_search(tracker, first, frame, mode: str):
     with patch.object(Bridge, "forward", official_bridge):
         z = tracker.encode_template(first, mode).transpose(0, 1).flatten(0, 1)
         x = b.embed(torch.cat(tracker.images(frame)), b.pos_embed_x)
-        f_rgb, f_tir = tracker.map(b(z, x, whole=True)[:, b.n_z :]).chunk(2)
-    fused = tracker.fused(f_rgb, f_tir) if mode == "base" else tracker.fusion.sample(f_rgb, f_tir)
-    return tracker.answer(None, fused, mode)
+        f_rgb, f_tir = tracker.map(b(z, x)).chunk(2)
+    fused = tracker.fuse(torch.cat([f_rgb, f_tir], dim=1)) if mode == "base" else tracker.fusion.sample(f_rgb, f_tir)
+    return tracker.head[mode](None, fused)
 
 
 def with_fusion(make, network, fusion):

@@ -177,7 +177,7 @@ class Stage(nn.Module):
             x, gen = t.fusion.loss(fused, *features, generator=draws)
         else:
             x = t.encode(z, search, self.mode)
-        terms = t.loss(t.answer(z, x, self.mode), boxes)
+        terms = t.loss_of(*t.head[self.mode](z, x), boxes, t.stride)
         total = sum(terms.values())
         if self.lam:
             total = total + self.lam * sum(gen.values())

@@ -17,8 +17,8 @@ class Tracker(nn.Module):
 
         encode_template(crops, mode)        what can be kept of template crops [B, 4, H, W] in 0..255 for a whole sequence
         streams(template, crops, fused)     (f_1, f_2, fused) [B, C, H, W] of search crops; None in the place of what is not to be `fused`
-        answer(template, x, mode)           the maps of a mode's head for search features x [B, C, H, W]
-        loss(answer, boxes)                 the terms of the tracking loss, which add up; boxes [B, 4] (x1, y1, x2, y2) around the middle
+        head[mode](template, x)             the mode's answer for search features x [B, C, H, W]: some maps
+        loss_of(*answer, boxes, stride)     the terms of the tracking loss, which add up; boxes [B, 4] (x1, y1, x2, y2) around the middle
         decode(*answer)                     scores [B, S, S] in 0..1 and boxes [B, 4, S, S] in pixels around the patch's middle
     """
 
@@ -45,6 +45,6 @@ class Tracker(nn.Module):
     def search(self, template: Tensor, crops: Tensor, mode: str, steps: int = 1, draws: Draws | None = None) -> tuple[Tensor, ...]:
         """Returns the head's maps at test time; in mode "stage2" GMMT, if any, fuses in `steps` steps."""
         if mode != "stage2" or self.fusion is None:
-            return self.answer(template, self.encode(template, crops, mode), mode)
+            return self.head[mode](template, self.encode(template, crops, mode))
         f_1, f_2, _ = self.streams(template, crops, fused=False)
-        return self.answer(template, self.fusion.sample(f_1, f_2, steps=steps, generator=draws), mode)
+        return self.head[mode](template, self.fusion.sample(f_1, f_2, steps=steps, generator=draws))

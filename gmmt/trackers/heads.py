@@ -139,8 +139,11 @@ class CentreHead(nn.Module):
             x = getattr(self, f"conv{i}_{name}")(x)
         return x.float()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns score [B, 1, S, S] in (0, 1), size [B, 2, S, S] in shares of the patch and offset [B, 2, S, S] in cells."""
+    def forward(self, template: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns score [B, 1, S, S] in (0, 1), size [B, 2, S, S] in shares of the patch and offset [B, 2, S, S] in cells.
+
+        Features x: [B, C, S, S]; the template has no further part in it.
+        """
         score, size = (self.branch(name, x).sigmoid().clamp(1e-4, 1 - 1e-4) for name in ("ctr", "size"))
         return score, size, self.branch("offset", x)
 

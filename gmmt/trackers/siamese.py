@@ -78,6 +78,8 @@ class Siamese(Tracker):
     test, and leaves open what then fuses the template.)
     """
 
+    loss_of = staticmethod(track_loss)
+
     def __init__(self, backbone: str = "small", channels: int = 32, hidden: int = 32, template: int = 32, search: int = 64):
         """Makes the trackers of stages 1.1 and 1.2; `channels` is C of f_rgb, f_tir and fused; sizes are those of the crops in pixels."""
         super().__init__()
@@ -125,14 +127,6 @@ class Siamese(Tracker):
     def encode(self, template: Tensor, crops: Tensor, mode: str) -> Tensor:
         """Returns one modality's features or the fused ones [B, C, H, W]."""
         return self.modality(mode, crops) if mode in ("rgb", "tir") else super().encode(template, crops, mode)
-
-    def answer(self, template: Tensor, x: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-        """Returns (logits [B, 2, S, S], raw distances [B, 4, S, S])."""
-        return self.head[mode](template, x)
-
-    def loss(self, answer: tuple[Tensor, Tensor], boxes: Tensor) -> dict[str, Tensor]:
-        """Returns SiamBAN's loss, see `heads.track_loss`."""
-        return track_loss(*answer, boxes, self.stride)
 
     def decode(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Returns scores [B, S, S] and boxes [B, 4, S, S]."""

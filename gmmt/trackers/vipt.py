@@ -44,25 +44,24 @@ class PromptedViT(ViT):
         prompt = self.prompt_blocks[0](self.prompt_norms[0](x), self.prompt_norms[0](prompt))
         return torch.stack([x + prompt + position, prompt], dim=1)
 
-    def forward(self, z: Tensor, x: Tensor, fused: bool = True, whole: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns (stream, prompt, tokens), search tokens [B, N, D] each, from embedded pairs z [B, 2, n_z, D] and x [B, 2, N, D].
+    def forward(self, z: Tensor, x: Tensor, fused: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns (stream, prompt, tokens) [B, n_z + N, D] from embedded pairs z [B, 2, n_z, D] and x [B, 2, N, D].
 
-        The first two are what the last fusion block gets; the third what comes out at the end, with the template's if `whole`. Without
-        `fused` the last fusion block and the last block of the ViT are left out.
+        The first two are what the last fusion block gets; the third what comes out at the end. Without `fused` the last fusion block and
+        the last block of the ViT are left out.
         """
-        n_z, last = self.n_z, len(self.blocks) - 1
-        (tokens, order), prompt = self.start(z[:, 0], x[:, 0]), torch.cat([z[:, 1], x[:, 1]], dim=1)
-        for i in range(last + 1):
+        n_z, (tokens, prompt) = self.n_z, torch.cat([z, x], dim=2).unbind(1)
+        places = torch.arange(x.shape[2], device=x.device).expand(len(x), -1)
+        for i in range(len(self.blocks)):
             if i:
-                stream = self.prompt_norms[i - 1](self.spread(tokens, order, n_z))
-                given = self.prompt_norms[i](prompt)
-                if i == last and not fused:
-                    return stream[:, n_z:], given[:, n_z:], None
+                stream, given = self.prompt_norms[i - 1](self.spread(tokens, places)), self.prompt_norms[i](prompt)
+                if i == len(self.blocks) - 1 and not fused:
+                    return stream, given, None
                 parts = [self.prompt_blocks[i](stream[:, p], given[:, p]) for p in (slice(n_z), slice(n_z, None))]
                 prompt = torch.cat(parts, dim=1)
-                tokens = tokens + torch.cat([parts[0], pick(parts[1], order[:, : tokens.shape[1] - n_z])], dim=1)
-            tokens, order = self.layer(i, tokens, order, whole)
-        return stream[:, n_z:], given[:, n_z:], self.finish(tokens, order, whole)
+                tokens = tokens + torch.cat([parts[0], pick(parts[1], places)], dim=1)
+            tokens, places = self.layer(i, tokens, places)
+        return stream, given, self.spread(self.norm(tokens), places)
 
 
 class ViPT(OneStream):

@@ -45,21 +45,15 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), nn.ModuleDict({"qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
         self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), perceptron(dim)
 
-    def forward(self, x: Tensor, order: Tensor, n_z: int, keep: float | None, watch: list[int], skip: int) -> tuple[Tensor, Tensor]:
-        """Returns (tokens, order), see ViT.layer: all but the first `skip`, and of n search tokens the ceil(keep * n) most watched."""
-        y, d, qkv = self.norm1(x), x.shape[-1], self.attn["qkv"]
-        if skip:  # these tokens are attended to, but do not ask
-            q, k, v = F.linear(y[:, skip:], qkv.weight[:d], qkv.bias[:d]), *F.linear(y, qkv.weight[d:], qkv.bias[d:]).chunk(2, -1)
-        else:
-            q, k, v = qkv(y).chunk(3, -1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        x = x[:, skip:] + self.attn["proj"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, places: Tensor, n_z: int, keep: float | None, watch: list[int]) -> tuple[Tensor, Tensor]:
+        """Returns (tokens, places), see ViT.layer: of n search tokens the ceil(keep * n) most watched, in that order."""
+        q, k, v = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.attn["proj"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         if keep:  # of the attention map only the rows of the tokens `watch` are needed
             seen = (q[:, :, watch] @ k.mT / math.sqrt(q.shape[-1])).softmax(-1).mean((1, 2))[:, n_z:]
-            n, rank = seen.shape[1], seen.argsort(dim=1, descending=True)
-            order = torch.cat([order[:, :n].gather(1, rank), order[:, n:]], dim=1)
-            x = torch.cat([x[:, :n_z], pick(x[:, n_z:], rank[:, : math.ceil(keep * n)])], dim=1)
-        return x + self.mlp(self.norm2(x)), order
+            best = seen.argsort(dim=1, descending=True)[:, : math.ceil(keep * seen.shape[1])]
+            x, places = torch.cat([x[:, :n_z], pick(x[:, n_z:], best)], dim=1), places.gather(1, best)
+        return x + self.mlp(self.norm2(x)), places
 
 
 class ViT(nn.Module):
@@ -96,43 +90,30 @@ class ViT(nn.Module):
         """Returns tokens [B, N, D] of normalised images [B, 3, H, W]; position: pos_embed_z or pos_embed_x."""
         return self.patch_embed(images).flatten(2).mT + position
 
-    def start(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the tokens [B, n_z + N, D] of template and search patch, and `order` [B, N] (see `layer`)."""
-        return torch.cat([z, x], dim=1), torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+    def layer(self, i: int, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns tokens [B, n_z + k, D], those of the template first, and the k search tokens' places [B, k] after block i."""
+        return self.blocks[i](tokens, places, self.n_z, self.keep.get(i), self.watch)
 
-    def layer(self, i: int, tokens: Tensor, order: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
-        """Returns tokens and order after block i.
-
-        tokens [B, n_z + k, D] hold k search tokens; their places are order[:, :k], behind which stand those of the eliminated, the latest
-        first. From the last block only search tokens come, [B, k, D], unless the `whole` is wanted: no head asks for the template's.
-        """
-        skip = self.n_z if i == len(self.blocks) - 1 and not whole else 0
-        return self.blocks[i](tokens, order, self.n_z, self.keep.get(i), self.watch, skip)
-
-    def spread(self, tokens: Tensor, order: Tensor, n_z: int) -> Tensor:
-        """Returns tokens [B, n_z + N, D]: after the first n_z the search tokens, at their places, with zeros where one was eliminated."""
+    def spread(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Returns tokens [B, n_z + N, D] with the search tokens at their places, and zeros where one was eliminated."""
         if not self.keep:
             return tokens
-        z, x = tokens[:, :n_z], tokens[:, n_z:]
-        index = order[:, : x.shape[1], None].expand_as(x)
-        return torch.cat([z, x.new_zeros(len(x), order.shape[1], x.shape[2]).scatter(1, index, x)], dim=1)
+        z, x = tokens[:, : self.n_z], tokens[:, self.n_z :]
+        every = x.new_zeros(len(x), self.pos_embed_x.shape[1], x.shape[2])
+        return torch.cat([z, every.scatter(1, places[:, :, None].expand_as(x), x)], dim=1)
 
-    def finish(self, tokens: Tensor, order: Tensor, whole: bool) -> Tensor:
-        """Returns normed search tokens [B, N, D] at their places, behind those of the template if the `whole` is wanted."""
-        return self.spread(self.norm(tokens), order, self.n_z if whole else 0)
-
-    def forward(self, z: Tensor, x: Tensor, whole: bool = False) -> Tensor:
-        """Returns search tokens [B, N, D] from embedded template z [B, n_z, D] and patch x [B, N, D]; the template's, too, if `whole`."""
-        tokens, order = self.start(z, x)
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """Returns normed tokens [B, n_z + N, D] from embedded template z [B, n_z, D] and search patch x [B, N, D]."""
+        tokens, places = torch.cat([z, x], dim=1), torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         for i in range(len(self.blocks)):
-            tokens, order = self.layer(i, tokens, order, whole)
-        return self.finish(tokens, order, whole)
+            tokens, places = self.layer(i, tokens, places)
+        return self.spread(self.norm(tokens), places)
 
 
 class OneStream(Tracker):
     """What OSTrack, ViPT and TBSI share: crops, normalisation, the centre head, and how its maps are read."""
 
-    side, fill = staticmethod(area_side), 0.0
+    side, fill, loss_of = staticmethod(area_side), 0.0, staticmethod(centre_loss)
     reading: Mapping = {"penalty": 0.0, "window": None, "rate": None}
 
     def __init__(self, backbone: ViT, hidden: int, modes: tuple[str, ...] = ("base", "stage2")):
@@ -153,16 +134,8 @@ class OneStream(Tracker):
         return ((crops[:, :3] - mean) / std).to(dtype), ((crops[:, 3:] - mean) / std).to(dtype)
 
     def map(self, tokens: Tensor) -> Tensor:
-        """Returns a map [B, C, S, S] of search tokens [B, S * S, C]."""
-        return tokens.mT.unflatten(2, (self.search_size // self.stride, -1))
-
-    def answer(self, template: Tensor, x: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns score [B, 1, S, S], size [B, 2, S, S] and offset [B, 2, S, S]; the template has no further part in it."""
-        return self.head[mode](x)
-
-    def loss(self, answer: tuple[Tensor, ...], boxes: Tensor) -> dict[str, Tensor]:
-        """Returns OSTrack's loss, see `heads.centre_loss`."""
-        return centre_loss(*answer, boxes, self.stride)
+        """Returns a map [B, C, S, S] of the search tokens among tokens [B, n_z + S * S, C]."""
+        return tokens[:, self.backbone.n_z :].mT.unflatten(2, (self.search_size // self.stride, -1))
 
     def decode(self, score: Tensor, size: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Returns scores [B, S, S] and boxes [B, 4, S, S]."""
