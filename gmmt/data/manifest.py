@@ -5,12 +5,9 @@ import difflib
 import hashlib
 import json
 import os
-import re
 import shutil
-import stat
 import tempfile
 import urllib.parse
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,7 +85,7 @@ def fetch(name: str, mirror: Path | str | None = None, data: Path | str | None =
             sources = _from_mirror(manifest, Path(mirror).expanduser()) if mirror else _download(manifest, partial, progress)
             for file, source in zip(manifest["files"], sources, strict=True):
                 if manifest.kind == "results":
-                    _unpack(source, content, manifest["unpacked"]["bytes"])
+                    shutil.unpack_archive(source, content, "zip")  # known by its sha256, so there is nothing to fear from it
                 else:
                     (content / file["path"]).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, content / file["path"])
@@ -150,13 +147,12 @@ def _from_mirror(manifest: Manifest, mirror: Path) -> list[Path]:
     for path in mirror.rglob("*"):
         places.setdefault(path.name, []).append(path)
     for file in manifest["files"]:
-        candidates = places.get(Path(file["path"]).name, [])
-        right = next((path for path in candidates if holds(path, file["bytes"], file["sha256"])), None)
+        right = [path for path in places.get(Path(file["path"]).name, []) if holds(path, file["bytes"], file["sha256"])]
         if not right:
-            wrong = f"{candidates[0]} holds other bytes" if candidates else f"{mirror} holds no {file['path']}"
+            wanted = f"{mirror} holds no {file['path']} of {file['bytes']} bytes, sha256 {file['sha256']}"
             advice = f"Get it from {manifest['source']}, or correct --mirror or GMMT_MIRROR; without them it is downloaded"
-            raise DownloadError(f"{wrong}; {manifest.name}.json expects {file['bytes']} bytes, sha256 {file['sha256']}. {advice}")
-        found.append(right)
+            raise DownloadError(f"{wanted}, which {manifest.name}.json expects. {advice}")
+        found.append(right[0])
     return found
 
 
@@ -189,26 +185,6 @@ def _download_one(manifest: Manifest, file: dict, folder: Path) -> Path:
         f"{file['path']} of {manifest.name} could not be downloaded: {'; '.join(failures)}. Check the network and try again, or "
         f"put the file into a folder and name that: gmmt fetch {manifest.name} --mirror FOLDER (or the environment variable GMMT_MIRROR)"
     )
-
-
-def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
-    """Unpacks a zip archive into a new folder; raises DownloadError if it is damaged or could do harm."""
-    advice, total = "Nothing was unpacked: get the archive again from its source", 0
-    try:
-        with zipfile.ZipFile(archive) as pack:
-            for member in pack.infolist():
-                path = target / member.filename
-                total += member.file_size  # zipfile writes no more than this
-                outside = re.search(r"^/|[\\:\0]|(^|/)\.\.(/|$)", member.orig_filename)
-                special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
-                if outside or special or total > max_bytes or any(place.is_file() for place in (path, *path.parents)):
-                    rule = f"expected files and folders, no links, inside the folder, each once, of {max_bytes} bytes in all"
-                    raise DownloadError(f"{archive}: member {member.filename!r} is refused; {rule}. {advice}")
-                pack.extract(member, target)
-    except OSError:  # refused above; or the disk is full, the folder may not be written, ...
-        raise
-    except Exception as error:  # zipfile has many words for damage
-        raise DownloadError(f"{archive}: cannot be unpacked ({error}); expected a whole zip archive. {advice}") from None
 
 
 def instructions(name: str, data: Path | str | None = None) -> str:
