@@ -128,7 +128,7 @@ class DiffusionFusion(Fusion):
         track_t: str = "random",
         time: str = "step",
     ):
-        """Wraps U(x_t, t, f_1, ...).
+        """Wraps U(x_t, t, f_1, ...); ValueError for another value, or for "released" weighting of another target than x_0.
 
         Args:
             schedule: cosine with T = 1000 unless given.
@@ -136,9 +136,6 @@ class DiffusionFusion(Fusion):
             weighting: "plain" squared error on the target, or "released": U predicts x_0, the error is that of the noise derived from it.
             track_t: the head gets x_0_hat at the "random" t of the loss (released), or at the "last" t from pure noise, as at test.
             time: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
-
-        Raises:
-            ValueError: an option has no such value, or "released" weighting is asked for with another target than x_0.
         """
         super().__init__(network, channels, modalities)
         for name, value, known in (
@@ -235,13 +232,15 @@ class Draws:
     the same steps. In tracking (`same`) all items get one noise, so that a sequence's result does not depend on those beside it.
     """
 
-    def __init__(self, seed: int, rank: int = 0, world: int = 1, same: bool = False):
-        """Starts at `seed`, for process `rank` of `world`."""
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, seed: int | None, rank: int = 0, world: int = 1, same: bool = False):
+        """Starts at `seed`, for process `rank` of `world`; None: all noise is zero, which shows what a generator makes without any."""
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.rank, self.world, self.same = rank, world, same
 
     def noise(self, shape: torch.Size) -> Tensor:
         """Returns unit Gaussian noise [B, ...]."""
+        if self.generator is None:
+            return torch.zeros(shape)
         if self.same:
             return torch.randn(1, *shape[1:], generator=self.generator).expand(shape)
         return torch.randn(self.world * shape[0], *shape[1:], generator=self.generator)[self.rank * shape[0] : (self.rank + 1) * shape[0]]

@@ -120,8 +120,7 @@ class Schedule:
     def grid(self, steps: int) -> list[int]:
         """Returns the `steps` time steps at which a sampler evaluates U, from T-1 downwards, evenly spaced: 1 -> [999], 2 -> [999, 499].
 
-        Raises:
-            ValueError: `steps` is not in 1..T.
+        ValueError if `steps` is not in 1..T.
         """
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps must be in 1..{self.T}, got {steps}")

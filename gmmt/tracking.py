@@ -33,14 +33,6 @@ class Search:
     rate: float | None = 0.4
 
 
-class Zeros(Draws):
-    """Zeros where noise is asked for: what a generator makes without any."""
-
-    def noise(self, shape: torch.Size) -> Tensor:
-        """Returns zeros."""
-        return torch.zeros(shape)
-
-
 @torch.inference_mode()
 def track(
     tracker: Tracker,
@@ -73,7 +65,7 @@ def track(
         return torch.from_numpy(np.stack([s.frame(min(i, len(s) - 1)) for s in sequences])).to(device)
 
     def draws(i: int) -> Draws:
-        return Zeros(0) if seed is None else Draws((seed << 20) + i, same=True)
+        return Draws(None if seed is None else (seed << 20) + i, same=True)
 
     template = tracker.encode_template(tracker.crop(frames(0), center, wh, tracker.template_size), mode)
     for i in tqdm(range(max(lengths)), desc=f"track {n} sequences", disable=not progress, mininterval=5):

@@ -201,13 +201,8 @@ def fit(
 ) -> dict[str, list[float]]:
     """Trains a stage to its plan's end, from its checkpoint if there is one, and returns the curve of each term of the loss.
 
-    Args:
-        checkpoint: where the state is kept; after the last step it holds all that the stage trained.
-        config: what the run depends on; a checkpoint of another configuration is refused.
-
-    Raises:
-        SettingError: the checkpoint belongs to another configuration.
-        FloatingPointError: the loss is not finite.
+    `checkpoint` is where the state is kept; after the last step it holds all that the stage trained. `config` is what the run depends on:
+    a checkpoint of another configuration is refused (SettingError). FloatingPointError if the loss is not finite.
     """
     unused = DistributedDataParallelKwargs(find_unused_parameters=stage.has_d)  # D gets no gradient in G's turn, nor U in D's
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmmt.data.pairs import ROADSCENE, example_pair, feature_map
-from gmmt.errors import GmmtError
+from gmmt.data.pairs import example_pair, feature_map
 
 
 def test_without_real_images_a_rendered_pair_stands_in_and_says_so(no_downloads):
@@ -23,15 +22,6 @@ def test_a_fetched_pair_is_used(raw_results):
     rgb, tir, credit = example_pair()
     assert "RoadScene" in credit
     assert rgb.shape[:2] == tir.shape
-
-
-def test_a_broken_image_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("GMMT_DATA", str(tmp_path))
-    for folder in ("crop_LR_visible", "cropinfrared"):
-        (tmp_path / "roadscene" / folder).mkdir(parents=True)
-        (tmp_path / "roadscene" / folder / f"{ROADSCENE}.jpg").write_bytes(b"not an image")
-    with pytest.raises(GmmtError, match="gmmt verify roadscene"):
-        example_pair()
 
 
 def test_features_are_standardised_and_see_the_direction_of_edges(no_downloads):

@@ -133,8 +133,6 @@ def test_vipt_without_prompts_is_the_ostrack_that_it_inherits():
 def test_too_few_blocks_are_refused():
     with pytest.raises(ValueError, match="need more than 3 blocks"):
         TBSI(at=(0, 3), **TINY)
-    with pytest.raises(ValueError, match="names blocks from the last of 3 on"):
-        ViPT(**TINY)
 
 
 # --- head, labels, loss ----------------------------------------------------------------------------------------------------------------

@@ -68,8 +68,7 @@ def fetch(name: str, mirror: Path | str | None = None, data: Path | str | None =
     The folder appears in one step, so a killed run leaves nothing that looks whole; what it had downloaded stays for the next run.
     With a `mirror` ($GMMT_MIRROR), a folder that holds the same files anywhere below it, nothing is downloaded.
 
-    Raises:
-        DownloadError: no network, not in the mirror, other bytes than stated, no room, or a data set that only a person can get.
+    DownloadError: no network, not in the mirror, other bytes than stated, no room, or a data set that only a person can get.
     """
     manifest, root = load(name), Path(data or data_dir())
     target, partial = root / name, root / f".{name}.partial"

@@ -7,7 +7,6 @@ from PIL import Image
 from torch import Tensor
 
 from gmmt.data import synthetic
-from gmmt.errors import GmmtError
 from gmmt.files import data_dir
 
 ROADSCENE = "FLIR_09512"
@@ -22,10 +21,7 @@ def example_pair() -> tuple[np.ndarray, np.ndarray, str]:
         scene = synthetic.scene("val", 15)
         dazzled = scene.frame(int(scene.attributes["HI"].argmax())) / 255  # a lamp blinds the camera, two things are warm
         return dazzled[:3].transpose(1, 2, 0), dazzled[3], "a rendered scene of the miniature (fetch roadscene for a real one)"
-    try:
-        rgb, tir = (np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255 for p, mode in zip(paths, ("RGB", "L"), strict=True))
-    except OSError as error:
-        raise GmmtError(f"{paths[0].parent}: {ROADSCENE} cannot be read as an image ({error}); run `gmmt verify roadscene`") from None
+    rgb, tir = (np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255 for p, mode in zip(paths, ("RGB", "L"), strict=True))
     return rgb, tir, "a real pair of RoadScene (Xu et al., 2020)"
 
 

@@ -65,8 +65,7 @@ class Sequence:
 def benchmark(split: str, n: int, length: int = 48, source: str = "mini-rgbt") -> list[Sequence]:
     """Returns the first n sequences of a split; their frames are drawn when asked for.
 
-    Raises:
-        SettingError: an unknown split or source, more sequences than there are trajectories, or no images for roadscene-motion.
+    SettingError: an unknown split or source, more sequences than there are trajectories, or no images for roadscene-motion.
     """
     if split not in SPLITS:
         raise SettingError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -225,10 +224,11 @@ def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Se
     name, real = paths[np.random.default_rng(SPLITS[split]).permutation(len(paths))[k % len(paths)]]
     acts = _intervals(rng, length)
     path, camera = _place(motion(real, length, acts["FM"], rng), acts, rng)
-    real_source = source == "roadscene-motion"
-    ground = _real_patch(split, rng, CANVAS) if real_source else _drawn_ground(rng)
-    own = _real_patch(split, rng, 32) if real_source else _drawn_texture(rng)
-    twins = list(_twins(rng, own, path, (lambda: _real_patch(split, rng, 32)) if real_source else (lambda: _drawn_texture(rng))))
+    drawn = source == "mini-rgbt"
+    ground = _drawn_ground(rng) if drawn else _real_patch(split, rng, CANVAS)
+    texture = (lambda: _drawn_texture(rng)) if drawn else (lambda: _real_patch(split, rng, 32))
+    own = texture()
+    twins = list(_twins(rng, own, path, texture))
     covers = list(_covers(rng, path, acts))
     glare = path[:, :2] + rng.normal(0, 12, 2)
     noise = rng.integers(0, CANVAS - SIZE, (length, 2))

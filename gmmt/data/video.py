@@ -26,8 +26,7 @@ def read_video(folder: Path | str, box: np.ndarray | None = None, target: float 
         target: frames are resized so that the first box has this size sqrt(w h) in pixels, which the miniature's trackers are made for; the
             boxes are, too. None: as they are. `scale` is the factor.
 
-    Raises:
-        SettingError: no such folders or files, or they do not fit each other; the message says what was expected.
+    SettingError: no such folders or files, or they do not fit each other; the message says what was expected.
     """
     folder = Path(folder)
     if not folder.is_dir():

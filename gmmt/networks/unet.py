@@ -79,7 +79,7 @@ class UNet(nn.Module):
         attention_levels: tuple[int, ...] = (1,),
         form: str = "paper",
     ):
-        """Makes the network.
+        """Makes the network; ValueError if n_blocks, groups or form cannot be.
 
         Args:
             channels: C of the noisy map, of each condition and of the output.
@@ -90,9 +90,6 @@ class UNet(nn.Module):
             multipliers: channels of each level over `inner`.
             attention_levels: levels with attention (0: full resolution); the released code has it at 8 x 8.
             form: "paper" or "released".
-
-        Raises:
-            ValueError: n_blocks, groups or form cannot be.
         """
         super().__init__()
         inner = inner or channels

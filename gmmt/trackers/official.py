@@ -82,8 +82,7 @@ class Unpickler(pickle.Unpickler):
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """Returns the tensors under "net" of an official weight file, on the CPU. No code of the file is run.
 
-    Raises:
-        WeightsError: the file is no torch archive, is damaged, or holds no "net" of named tensors.
+    WeightsError: the file is no torch archive, is damaged, or holds no "net" of named tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -137,12 +136,8 @@ def load_official(kind: str, path: Path | str, **options) -> OneStream:
     A file of TBSI may hold GMMT, too. (The U of the first release wants a third condition, which the release does not define: it loads,
     and cannot be run.) Without GMMT in the file, head "stage2" is new and untrained.
 
-    Args:
-        kind: "ostrack", "vipt" or "tbsi".
-        options: those of the tracker's class, where the file's model is not of the official size.
-
-    Raises:
-        WeightsError: see `read_state`; or the file is another tracker's, or of another size: names and shapes that differ are listed.
+    `kind` is "ostrack", "vipt" or "tbsi"; `options` are those of the tracker's class, where the file's model is not of the official size.
+    WeightsError: see `read_state`; or the file is another tracker's, or of another size: names and shapes that differ are listed.
     """
     if kind not in KINDS:
         raise WeightsError(f"unknown kind of weights {kind!r}: expected one of {', '.join(KINDS)}")

@@ -69,14 +69,8 @@ class ViT(nn.Module):
         search: int = 256,
         keep: Mapping[int, float] = MappingProxyType({}),
     ):
-        """Makes ViT-B/16 for crops of 128 and 256 pixels, as OSTrack-256 has it, or a smaller one; `keep`: see ELIMINATION.
-
-        Raises:
-            ValueError: tokens are to be eliminated in or after the last block.
-        """
+        """Makes ViT-B/16 for crops of 128 and 256 pixels, as OSTrack-256 has it, or a smaller one; `keep`: see ELIMINATION."""
         super().__init__()
-        if max(keep, default=-1) >= depth - 1:
-            raise ValueError(f"keep = {dict(keep)} names blocks from the last of {depth} on: give others, or keep={{}}")
         side = template // patch
         self.n_z, self.keep, self.sizes = side**2, keep, (template, search, patch)
         self.watch = [(side - 1) // 2 * (side + 1)]  # the template's middle (OSTrack: CTR_POINT)
