@@ -36,11 +36,11 @@ def fetch(
 @app.command()
 def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")], data: Data = None) -> None:
     """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a data set."""
-    from gmmt.data.verify import verify as check
+    from gmmt.data import manifest
 
     bad = False
     for name in names:
-        problems = check(name, data=data)
+        problems = manifest.verify(name, data=data)
         for line in problems or ["complete and unchanged"]:
             typer.echo(f"{name}: {line}", err=bool(problems))
         bad |= bool(problems)

@@ -138,18 +138,15 @@ class DiffusionFusion(Fusion):
             time: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
         """
         super().__init__(network, channels, modalities)
-        for name, value, known in (
-            ("target", target, ("x_0", "noise", "v")),
-            ("weighting", weighting, ("plain", "released")),
-            ("track_t", track_t, ("random", "last")),
-            ("time", time, ("step", "level")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {known}, got {value!r}")
-        if weighting == "released" and target != "x_0":
-            raise ValueError("the released weighting is for target='x_0'")
         self.schedule = schedule or Schedule.cosine()
         self.target, self.weighting, self.track_t, self.time = target, weighting, track_t, time
+        known = {"target": ("x_0", "noise", "v"), "weighting": ("plain", "released")}
+        known |= {"track_t": ("random", "last"), "time": ("step", "level")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        if weighting == "released" and target != "x_0":
+            raise ValueError("the released weighting is for target='x_0'")
 
     def _predict(self, x_t: Tensor, t: Tensor, given: list[Tensor], training: bool) -> tuple[Tensor, Tensor]:
         """Returns U's output and the x_0_hat that it implies, both [B, C, H, W], for steps t [B]."""

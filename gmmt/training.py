@@ -155,10 +155,9 @@ class Stage(nn.Module):
 
     def groups(self) -> list[list[Tensor]]:
         """Returns the parameters of each optimiser: those of the tracker and of U, and those of D if there is one."""
-        d = self.tracker.fusion.discriminator if self.has_d else None
-        own = set(d.parameters()) if d else set()
+        own = set(self.tracker.fusion.discriminator.parameters()) if self.has_d else set()
         every = [p for p in self.tracker.parameters() if p.requires_grad]
-        return [[p for p in every if p not in own], [p for p in every if p in own]] if d else [every]
+        return [[p for p in every if p not in own]] + ([[p for p in every if p in own]] if own else [])
 
     @property
     def has_d(self) -> bool:

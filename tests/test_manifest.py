@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gmmt.data import manifest
-from gmmt.data.verify import verify
+from gmmt.data.manifest import verify
 from gmmt.errors import DownloadError, ManifestError
 from gmmt.files import manifest_dir, resource
 
