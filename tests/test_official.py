@@ -71,6 +71,8 @@ def test_gmmt_on_tbsi_loads_with_its_head_and_samples(tmp_path):
     with torch.no_grad():
         score, *_ = tracker.search(tracker.encode_template(crops[..., :16, :16], "stage2"), crops, "stage2", steps=2)
     assert score.isfinite().all()
+    with pytest.raises(WeightsError, match=r"size mismatch for fusion\.network"):  # U's parameters are known by their order
+        load_official("tbsi", save(tmp_path / "w.pth.tar", dict(sorted(state.items()))), **OPTIONS["tbsi"])
 
 
 @pytest.mark.parametrize(
@@ -215,8 +217,8 @@ def test_hostile_objects_beside_good_weights_change_nothing(tmp_path):
     assert torch.equal(tracker.backbone.norm.weight, cf.state(order("vipt"))["backbone.norm.weight"])
 
 
-def tensor(size, stride, offset=0, key="0"):
-    """A pickle of {"net": {"w": a tensor}} over storage `key`."""
+def tensor(size, stride, offset=0, key="0", state=False):
+    """A pickle of {"net": {"w": a tensor}} over storage `key`; with `state` a good one that is then given these sizes."""
 
     class P(pickle.Pickler):
         def persistent_id(self, obj):
@@ -226,7 +228,9 @@ def tensor(size, stride, offset=0, key="0"):
         pass
 
     out = io.BytesIO()
-    P(out, 2).dump({"net": {"w": Reduced(torch._utils._rebuild_tensor_v2, Storage(), offset, size, stride, False, OrderedDict())}})
+    flat, view = Storage(), (offset, size, stride)
+    first, later = ((0, (2,), (1,)), (flat, *view)) if state else (view, None)
+    P(out, 2).dump({"net": {"w": Reduced(torch._utils._rebuild_tensor_v2, flat, *first, False, OrderedDict(), state=later)}})
     return out.getvalue()
 
 
@@ -246,8 +250,9 @@ def test_a_tensor_never_reaches_beyond_its_storage(size, stride, offset, key, tm
     raw = np.arange(4, dtype=np.float32).tobytes()
     good = read_state(archive(tmp_path / "good.pth", tensor((2, 2), (1, 2)), **{"0": raw}))
     assert good["w"].tolist() == [[0, 2], [1, 3]]
-    with pytest.raises(WeightsError):
-        read_state(archive(tmp_path / "w.pth", tensor(size, stride, offset, key), **{"0": raw}))
+    for state in (False, True):
+        with pytest.raises(WeightsError):
+            read_state(archive(tmp_path / "w.pth", tensor(size, stride, offset, key, state), **{"0": raw}))
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------------------
