@@ -8,7 +8,6 @@ One box per frame is compared with one or two ground-truth boxes (RGB-T benchmar
 
 become three rates per sequence (PR: e <= 20, NPR: e_n <= 0.2, SR: area under the share of frames with o > threshold), and those become
 one number per benchmark. Toolkits differ in every step; a `Protocol` names each choice and `PROTOCOLS` holds the official ones.
-
 Boxes are (x, y, w, h) in pixels, top-left corner, float64.
 """
 
@@ -175,8 +174,7 @@ def _equal_lengths(name: str, rows: np.ndarray, annotated: Sequence[np.ndarray],
 def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Returns each frame's contribution [N] to SR: the area under its own success curve, a step from 1 to 0 at its overlap.
 
-    SR is the mean of these, because averaging over frames and over thresholds commute. With infinitely many thresholds the area is
-    the overlap itself: SR is the mean overlap, rounded to a grid.
+    SR is the mean of these, because averages over frames and over thresholds commute: the mean overlap, rounded to the thresholds' grid.
     """
     n = protocol.success_thresholds
     weights = np.full(n, 1 / n)

@@ -1,8 +1,7 @@
 """Score tables with their uncertainty, published numbers, and the scores stored in the project.
 
-A score is a mean over sequences, so its uncertainty is that of a sample of sequences: intervals are percentiles of a bootstrap that draws
-sequences with replacement. Two trackers on the same sequences are compared by the bootstrap of their paired difference, which is much
-tighter than two separate intervals suggest.
+A score is a mean over a sample of sequences: its interval is percentiles of a bootstrap that draws sequences with replacement. Two trackers
+on the same sequences are compared by the bootstrap of their paired difference, much tighter than two separate intervals suggest.
 """
 
 import itertools

@@ -15,8 +15,8 @@ from pathlib import Path
 from gmmt.errors import DownloadError, ManifestError
 from gmmt.files import data_dir, manifest_dir
 
+# The file that fetch() writes last: a folder without it is not whole. It holds size and sha256 of every file beside it.
 STAMP = ".gmmt.json"
-"""The file that fetch() writes last: a folder without it is not whole. It holds size and sha256 of every file beside it."""
 
 
 class Manifest(dict):
@@ -67,7 +67,6 @@ def fetch(name: str, mirror: Path | str | None = None, data: Path | str | None =
     What is there and unchanged in size is left alone; else a folder that fetch() made is replaced, and another is set aside as <name>.old*.
     The folder appears in one step, so a killed run leaves nothing that looks whole; what it had downloaded stays for the next run.
     With a `mirror` ($GMMT_MIRROR), a folder that holds the same files anywhere below it, nothing is downloaded.
-
     DownloadError: no network, not in the mirror, other bytes than stated, no room, or a data set that only a person can get.
     """
     manifest, root = load(name), Path(data or data_dir())
@@ -157,33 +156,33 @@ def _from_mirror(manifest: Manifest, mirror: Path) -> list[Path]:
 
 def _download(manifest: Manifest, folder: Path, progress: bool) -> list[Path]:
     """Returns the files of the manifest in `folder`, downloaded unless an earlier run left them there."""
-    from tqdm import tqdm
-
-    with ThreadPoolExecutor(8) as pool:
-        paths = pool.map(lambda file: _download_one(manifest, file, folder), manifest["files"])  # the first failure cancels the rest
-        return list(tqdm(paths, desc=manifest.name, total=len(manifest["files"]), unit="file", disable=not progress))
-
-
-def _download_one(manifest: Manifest, file: dict, folder: Path) -> Path:
     import pooch
     import requests
+    from tqdm import tqdm
 
     pooch.get_logger().setLevel("WARNING")
-    path, downloader, failures = folder / file["path"], pooch.HTTPDownloader(timeout=(5, 60)), []
-    for base_url in manifest["base_urls"]:
-        url = base_url + urllib.parse.quote(file["path"])
-        try:
-            # pooch writes to a temporary name and renames only when the hash is right; it returns at once if the file is there.
-            pooch.retrieve(url, f"sha256:{file['sha256']}", fname=path.name, path=path.parent, downloader=downloader)
-            return path
-        except (requests.HTTPError, ValueError) as error:  # a ValueError is pooch's word for another hash
-            failures.append(f"{url}: {error}".rstrip("."))
-        except requests.RequestException as error:  # whose own words are for programmers
-            failures.append(f"{url} could not be reached, or broke off ({type(error).__name__})")
-    raise DownloadError(
-        f"{file['path']} of {manifest.name} could not be downloaded: {'; '.join(failures)}. Check the network and try again, or "
-        f"put the file into a folder and name that: gmmt fetch {manifest.name} --mirror FOLDER (or the environment variable GMMT_MIRROR)"
-    )
+    downloader = pooch.HTTPDownloader(timeout=(5, 60))
+
+    def download(file: dict) -> Path:
+        path, failures = folder / file["path"], []
+        for base_url in manifest["base_urls"]:
+            url = base_url + urllib.parse.quote(file["path"])
+            try:
+                # pooch writes to a temporary name and renames only when the hash is right; it returns at once if the file is there.
+                pooch.retrieve(url, f"sha256:{file['sha256']}", fname=path.name, path=path.parent, downloader=downloader)
+                return path
+            except (requests.HTTPError, ValueError) as error:  # a ValueError is pooch's word for another hash
+                failures.append(f"{url}: {error}".rstrip("."))
+            except requests.RequestException as error:  # whose own words are for programmers
+                failures.append(f"{url} could not be reached, or broke off ({type(error).__name__})")
+        raise DownloadError(
+            f"{file['path']} of {manifest.name} could not be downloaded: {'; '.join(failures)}. Check the network and try again, or put "
+            f"the file into a folder and name that: gmmt fetch {manifest.name} --mirror FOLDER (or the environment variable GMMT_MIRROR)"
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = pool.map(download, manifest["files"])  # the first failure cancels the rest
+        return list(tqdm(paths, desc=manifest.name, total=len(manifest["files"]), unit="file", disable=not progress))
 
 
 def instructions(name: str, data: Path | str | None = None) -> str:
@@ -200,14 +199,10 @@ def instructions(name: str, data: Path | str | None = None) -> str:
     return "\n".join([*lines, f"Check it with: gmmt verify {name}"])
 
 
-# --- checking what is there ---------------------------------------------------------------------------------------------------------
-
-
 def verify(name: str, data: Path | str | None = None) -> list[str]:
     """Returns what is wrong with <data>/<name>, one line each (path, expected, what to do); an empty list means that all is well.
 
-    Fetched files are compared by size and sha256, a data set that a person put there by its layout. A data set may be there in part:
-    splits whose folder is absent are passed over as long as one is there.
+    Fetched files are compared by size and sha256, other data sets by layout; they may be there in part, with the folder of one split.
     """
     manifest, target = load(name), Path(data or data_dir()) / name
     if not target.is_dir():
