@@ -19,13 +19,9 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 def read_video(folder: Path | str, box: np.ndarray | None = None, target: float | None = 18.0) -> tuple[Sequence, float]:
     """Returns (sequence, scale) of a folder in the layout of GTOT, RGBT234, LasHeR or VTUAV.
 
-    Args:
-        folder: holds a folder of RGB images and one of thermal images, equally many, and perhaps a text file with a box (x, y, w, h) for
-            every frame, every k-th one, or the first.
-        box: the first frame's box, if there is no file.
-        target: frames are resized so that the first box has this size sqrt(w h) in pixels, which the miniature's trackers are made for; the
-            boxes are, too. None: as they are. `scale` is the factor.
-
+    `folder` holds a folder of RGB images and one of thermal images, equally many, and perhaps a text file with a box (x, y, w, h) for every
+    frame, every k-th one, or the first; `box` is the first frame's, if there is no file. Frames and boxes are resized by the factor `scale`
+    so that the first box has the size sqrt(w h) = `target` pixels, which the miniature's trackers are made for; None: as they are.
     SettingError: no such folders or files, or they do not fit each other; the message says what was expected.
     """
     folder = Path(folder)
@@ -49,8 +45,7 @@ def read_video(folder: Path | str, box: np.ndarray | None = None, target: float 
     if not (boxes[0, 2:] > 0).all():
         raise SettingError(f"{folder}: the first box is {boxes[0]}; expected x, y, w, h with a width and a height")
     scale = 1.0 if target is None else target / float(np.sqrt(boxes[0, 2:].prod()))
-    with _open(rgb[0], "RGB") as first:
-        size = tuple(max(8, round(side * scale)) for side in first.size)
+    size = tuple(max(8, round(side * scale)) for side in _open(rgb[0], "RGB").size)
 
     @lru_cache(maxsize=4)
     def frame(i: int) -> np.ndarray:
