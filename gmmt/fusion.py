@@ -130,12 +130,10 @@ class DiffusionFusion(Fusion):
     ):
         """Wraps U(x_t, t, f_1, ...); ValueError for another value, or for "released" weighting of another target than x_0.
 
-        Args:
-            schedule: cosine with T = 1000 unless given.
-            target: what U predicts: "x_0", "noise" (the paper's text) or "v".
-            weighting: "plain" squared error on the target, or "released": U predicts x_0, the error is that of the noise derived from it.
-            track_t: the head gets x_0_hat at the "random" t of the loss (released), or at the "last" t from pure noise, as at test.
-            time: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
+        - `schedule` is cosine with T = 1000 unless given; `target` is what U predicts: "x_0", "noise" (the paper's text) or "v".
+        - `weighting`: "plain" squared error on the target, or "released": U predicts x_0, the error is that of the noise derived from it.
+        - `track_t`: the head gets x_0_hat at the "random" t of the loss (released), or at the "last" t from pure noise, as at test.
+        - `time`: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
         """
         super().__init__(network, channels, modalities)
         self.schedule = schedule or Schedule.cosine()
@@ -160,15 +158,10 @@ class DiffusionFusion(Fusion):
         convert = self.schedule.predict_x_0 if self.target == "noise" else self.schedule.x_0_from_v
         return out, convert(x_t, t, out)
 
-    def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at a random t for each item}."""
-        t, noise = random_steps(self.schedule.T, len(fused), generator), unit_noise(fused, generator)
-        return self.loss_at(t, noise, fused, *features, generator=generator)
-
-    def loss_at(
-        self, t: Tensor, noise: Tensor, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the same for given steps t [B] and noise [B, C, H, W]."""
+    def loss(self, fused: Tensor, *features: Tensor, t: Tensor | None = None, noise: Tensor | None = None, generator=None):
+        """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at steps t [B] with noise [B, C, H, W]}, random unless given."""
+        t = random_steps(self.schedule.T, len(fused), generator) if t is None else t
+        noise = unit_noise(fused, generator) if noise is None else noise
         given, x_0 = self.given(features), self.normalize(0, fused)
         x_t = self.schedule.q_sample(x_0, t, noise)
         n = len(x_0)
@@ -190,9 +183,8 @@ class DiffusionFusion(Fusion):
     ) -> Tensor:
         """Returns fused* [B, C, H, W], made from pure noise in `steps` calls of U.
 
-        Args:
-            eta: fresh noise of DDIM: 0 none, 1 as much as ancestral sampling of the sub-chain (released). At steps = 1 it has no effect.
-            sampler: "ddim", or "recursion": the supplement's pseudo code, which feeds fused* back as the next x_t without noise.
+        `eta` is DDIM's fresh noise: 0 none, 1 as much as ancestral sampling of the sub-chain (released); at steps = 1 it has no effect.
+        `sampler`: "ddim", or "recursion": the supplement's pseudo code, which feeds fused* back as the next x_t without noise.
         """
         if sampler not in ("ddim", "recursion"):
             raise ValueError(f"sampler must be 'ddim' or 'recursion', got {sampler!r}")

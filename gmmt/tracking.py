@@ -46,12 +46,8 @@ def track(
 ) -> dict[str, np.ndarray]:
     """Returns the boxes [n, 4] (x, y, w, h) of each sequence; frames of all sequences must have one size.
 
-    Args:
-        mode: which head and features, see `trackers.base.Tracker`.
-        steps: sampling steps of GMMT.
-        seed: of GMMT's noise. Frame i has the same noise in every sequence: a result does not depend on which others run beside it. None
-            puts zeros in the noise's place.
-        search: the tracker's own way unless given.
+    `mode` says which head and features (`trackers.base.Tracker`); `steps` and `seed` are of GMMT's sampling. Frame i has the same noise in
+    every sequence, so that a result does not depend on which others run beside it; seed None puts zeros in the noise's place.
     """
     device = next(tracker.parameters()).device
     tracker.eval()

@@ -40,25 +40,18 @@ STAGES = ("1.1 rgb", "1.1 tir", "1.2", "2")
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage is trained.
-
-    Attributes:
-        steps, batch: number of steps, and pairs in each, over all processes.
-        optimizer: "sgd" (the paper's, momentum 0.9) or "adamw" (the miniature's: it needs fewer steps).
-        rate: the highest learning rate, after `warmup` (a share of the steps); then it falls geometrically to `last` times itself.
-        weight_decay, clip, lam: as in the supplement; the largest norm of a gradient; lambda of Eq. (5).
-    """
+    """How one stage is trained."""
 
     steps: int
-    batch: int = 32
-    optimizer: str = "adamw"
-    rate: float = 2e-3
-    warmup: float = 0.1
-    first: float = 0.2
+    batch: int = 32  # pairs in a step, over all processes
+    optimizer: str = "adamw"  # needs fewer steps than the paper's "sgd" (momentum 0.9)
+    rate: float = 2e-3  # the highest learning rate
+    warmup: float = 0.1  # share of the steps before it, which rise linearly
+    first: float = 0.2  # the first rate, and the last, to which it falls geometrically: shares of the highest
     last: float = 0.01
     weight_decay: float = 1e-4
-    clip: float = 10.0
-    lam: float = 1.0
+    clip: float = 10.0  # the largest norm of a gradient
+    lam: float = 1.0  # lambda of Eq. (5)
 
     def rate_at(self, step: int) -> float:
         """Returns the learning rate of a step: linear warm-up from `first`, geometric decay to `last`, both as shares of `rate`."""
@@ -76,9 +69,6 @@ PAPER = {
     "2 ViPT, TBSI": Plan(steps=100, batch=32, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
 }
 """Supplement, Table 2 (Siamese where no other is named), with `steps` in EPOCHS: multiply by the data set's steps an epoch."""
-
-
-# --- data ----------------------------------------------------------------------------------------------------------------------------
 
 
 class Pairs:
@@ -125,9 +115,6 @@ class Pairs:
         template, _ = cut(0, self.template, 0.03, 0.05)
         search, boxes = cut(1, self.search, 0.25, 0.18)
         return template, search, torch.where(negative[:, None], torch.nan, boxes)
-
-
-# --- a stage -------------------------------------------------------------------------------------------------------------------------
 
 
 class Stage(nn.Module):
@@ -181,9 +168,6 @@ class Stage(nn.Module):
         if self.lam:
             total = total + self.lam * sum(gen.values())
         return terms | gen | {"loss": total}
-
-
-# --- the loop ------------------------------------------------------------------------------------------------------------------------
 
 
 def fit(
@@ -251,10 +235,9 @@ def store(path: Path, stage: Stage, optimizers: list, done: int, history: Mappin
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{j}/{name}": torch.as_tensor(v) for name, v in state.items() if v is not None}
-    tensors |= {f"history/{name}": torch.tensor(v, dtype=torch.float64) for name, v in history.items()}
     tensors = {name: v.cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()}
     with atomic_write(path, "wb") as file:
-        file.write(save(tensors, {"done": str(done), "config": json.dumps(config, sort_keys=True), "terms": json.dumps(list(history))}))
+        file.write(save(tensors, {"done": str(done), "config": json.dumps(config, sort_keys=True), "history": json.dumps(history)}))
 
 
 def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tuple[int, dict[str, list[float]]]:
@@ -275,7 +258,7 @@ def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tupl
                 j, name = key.split("/")[2:]
                 state.setdefault(int(j), {})[name] = v
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(meta["done"]), {name: tensors[f"history/{name}"].tolist() for name in json.loads(meta["terms"])}
+    return int(meta["done"]), json.loads(meta["history"])
 
 
 def load_or_train(

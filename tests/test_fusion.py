@@ -142,7 +142,7 @@ def test_the_loss_is_the_mean_over_items_with_their_own_steps(target, weighting)
     fused, f_1, f_2 = features()
     model = make("DM", target=target, weighting=weighting).eval()
     t, noise = torch.tensor([10, 300, 600, 950]), torch.randn(fused.shape, generator=rng(4))
-    x_0_hat, terms = model.loss_at(t, noise, fused, f_1, f_2)
+    x_0_hat, terms = model.loss(fused, f_1, f_2, t=t, noise=noise)
     errors, s = [], model.schedule
     for i in range(4):
         j = slice(i, i + 1)
@@ -166,17 +166,17 @@ def test_the_head_gets_what_it_will_meet_at_test_if_track_t_is_last():
     fused, f_1, f_2 = features()
     model = make("DM", track_t="last").eval()
     t, noise = torch.tensor([0, 1, 2, 3]), torch.randn(fused.shape, generator=rng(4))
-    fused_star, terms = model.loss_at(t, noise, fused, f_1, f_2, generator=rng(5))
+    fused_star, terms = model.loss(fused, f_1, f_2, t=t, noise=noise, generator=rng(5))
     torch.testing.assert_close(fused_star, model.sample(f_1, f_2, generator=rng(5)), rtol=1e-4, atol=1e-5)
     model.track_t = "random"
-    torch.testing.assert_close(terms["dm"], model.loss_at(t, noise, fused, f_1, f_2)[1]["dm"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(terms["dm"], model.loss(fused, f_1, f_2, t=t, noise=noise)[1]["dm"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_released_level_differs_between_training_and_test():
     fused, f_1, f_2 = features()
     model, told = make("DM", **PRESETS["released"]), []
     model.network.register_forward_hook(lambda m, given, out: told.append(given[1].double()))
-    model.loss_at(torch.full((4,), 499), torch.zeros_like(fused), fused, f_1, f_2)
+    model.loss(fused, f_1, f_2, t=torch.full((4,), 499), noise=torch.zeros_like(fused))
     model.sample(f_1, f_2, steps=2)
     torch.testing.assert_close(told[0], torch.full((4,), 0.703, dtype=torch.float64), atol=5e-4, rtol=0)
     torch.testing.assert_close(told[2], torch.full((4,), 0.494, dtype=torch.float64), atol=5e-4, rtol=0)

@@ -223,7 +223,7 @@ def test_training_losses(file):
         fused, *features = (cf.given((2, 8, 8, 8), 40 + i) for i in range(n))
         noise = torch.stack([cf.noise((8, 8, 8), j) for j in range(2)])
         with torch.no_grad():
-            x_0_hat, terms = fusion.loss_at(torch.tensor(case["ts"]), noise, fused, *features)
+            x_0_hat, terms = fusion.loss(fused, *features, t=torch.tensor(case["ts"]), noise=noise)
         agree(x_0_hat, case["output"])
         assert terms["dm"].item() * fused.numel() == pytest.approx(case["loss_sum"], rel=1e-5), name
 

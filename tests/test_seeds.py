@@ -77,7 +77,7 @@ def folder(tmp_path):
             for r in ("Base", "RAW", "DM")
             for k in range(4)
         ]
-        seeds.write(rows, tmp_path / f"cpu-seed{seed}.csv", "cpu", seed, synthetic.benchmark("test", 2, 3))
+        batch.write_scores(rows, tmp_path / f"cpu-seed{seed}.csv", "cpu", seed, synthetic.benchmark("test", 2, 3))
     return tmp_path
 
 
@@ -150,10 +150,10 @@ def test_nothing_was_chosen_on_test():
     assert set(log["videos"]) == {val}
     assert (STORED / "validation.csv").read_text().splitlines()[0].endswith(f"val videos {val}")
     assert not set(scores["sequence"]) & set(seeds.read()["sequence"])
-    assert set(log["seed"]) == {miniature.GRID_SEED}
-    assert miniature.GRID_SEED not in set(seeds.read()["seed"])
+    assert set(log["seed"]) == {batch.GRID_SEED}
+    assert batch.GRID_SEED not in set(seeds.read()["seed"])
     for name in ("Base", *(n for n, row in miniature.ROWS.items() if row.mode == "stage2")):
-        part, plans = log[log["row"] == name], miniature.grid(name)
+        part, plans = log[log["row"] == name], batch.grid(name)
         assert len(part) == len(plans), name
         sr = []
         for plan in plans:

@@ -260,16 +260,55 @@ def train_row(name: str, profile: str, seed: int, folder: str) -> None:
     print(f"       train {name}, seed {seed}  {duration(time.monotonic() - clock)}", flush=True)
 
 
+GRID = ((1.0, 1e-3), (0.1, 1e-3), (10.0, 1e-3), (1.0, 5e-4), (1.0, 2e-3))
+"""(lam, rate) that every row is offered, written down before any was tried; Base, which has no lam, is offered twice these rates."""
+GRID_SEED = 1000
+"""Seed of the trainings behind the choice; no number in a table comes from them."""
+
+
+def grid(name: str) -> tuple[dict[str, float], ...]:
+    """Returns the plans that Base or a row of stage 2 is offered, {"lam": ..., "rate": ...} each; all stand on the Base that was chosen."""
+    from gmmt.miniature import ROWS
+
+    if name == "Base":
+        return tuple({"rate": 2 * rate} for lam, rate in GRID if lam == 1)
+    if ROWS[name].mode != "stage2":
+        return ()
+    alone = ROWS[name].variant in ("", "TRK")
+    return tuple({"lam": 0.0 if alone else lam, "rate": rate} for lam, rate in GRID if lam == 1 or not alone)
+
+
+def score_rows(name: str, whole, by_attribute: dict) -> list[dict]:
+    """Returns rows for a CSV from one tracker's scores (`metrics.Scores`): each sequence, whole and over the frames of each attribute."""
+    found = []
+    for subset, scores in {"ALL": whole, **by_attribute}.items():
+        for k, sequence in enumerate(scores.sequences):
+            values = {m: float(f"{v[k]:.6g}") for m, v in scores.values.items()}
+            found.append({"row": name, "subset": subset, "sequence": sequence, "frames": int(scores.n_frames[k]), **values})
+    return found
+
+
+def write_scores(rows: list[dict], path: Path, profile: str, seed: int, videos: list, split: str = "test") -> None:
+    """Writes a seed's scores as CSV. The first line names what they were measured on; nothing in the file depends on when or where."""
+    import pandas as pd
+
+    from gmmt.data.synthetic import fingerprint
+
+    with atomic_write(path) as file:
+        file.write(f"# miniature, profile {profile}, seed {seed}, {split} videos {fingerprint(videos)}\n")
+        pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")
+
+
 def try_plan(name: str, profile: str, index: int, folder: str) -> None:
     """Trains a row with one plan of its grid, and writes its scores on validation beside it."""
     one_thread()
-    from gmmt import miniature, seeds
+    from gmmt import miniature
 
-    clock, where, plan = time.monotonic(), Path(folder, "trackers"), miniature.grid(name)[index]
+    clock, where, plan = time.monotonic(), Path(folder, "trackers"), grid(name)[index]
     base = plan if name == "Base" else best_base(folder)
     print(f"start  try {name} {plan}", flush=True)
-    row = miniature.train(name, profile, miniature.GRID_SEED, where, plan=plan, base_plan=base)
-    found = seeds.rows_of(name, *miniature.scores(row, profile, "val", where))
+    row = miniature.train(name, profile, GRID_SEED, where, plan=plan, base_plan=base)
+    found = score_rows(name, *miniature.scores(row, profile, "val", where))
     found = [plan | r for r in found if r["subset"] == "ALL"]
     write_json(Path(folder, "status", f"try-{name}-{index}.json"), {"key": row.key, "rows": found})
     print(f"       try {name} {plan}  {duration(time.monotonic() - clock)}", flush=True)
@@ -277,13 +316,12 @@ def try_plan(name: str, profile: str, index: int, folder: str) -> None:
 
 def best_base(folder: str) -> dict:
     """Returns the plan of Base with the highest SR on validation, on which all plans of stage 2 are tried."""
-    from gmmt import miniature
 
     def sr(k: int) -> float:
         rows = read_json(Path(folder, "status", f"try-Base-{k}.json"))["rows"]
         return sum(row["SR"] for row in rows) / len(rows)
 
-    plans = miniature.grid("Base")
+    plans = grid("Base")
     return plans[max(range(len(plans)), key=sr)]
 
 
@@ -298,23 +336,23 @@ def tries() -> list[str]:
     """Returns the names of all plans of all rows: "RAW-0", ..."""
     from gmmt import miniature
 
-    return [f"{name}-{k}" for name in miniature.ROWS for k in range(len(miniature.grid(name)))]
+    return [f"{name}-{k}" for name in miniature.ROWS for k in range(len(grid(name)))]
 
 
 def choose(profile: str, folder: str, stored: str) -> None:
     """Writes what every plan scored on validation, and which one each row keeps: the highest SR."""
     import pandas as pd
 
-    from gmmt import miniature, seeds
+    from gmmt import miniature
     from gmmt.data import synthetic
 
     records = {name: read_json(Path(folder, "status", f"try-{name}.json")) for name in tries()}
     videos = miniature.sequences(profile, "val")
     every = [{"lam": None, **row} for record in records.values() for row in record["rows"]]
-    seeds.write(every, Path(stored, "validation.csv"), profile, miniature.GRID_SEED, videos, split="val")
+    write_scores(every, Path(stored, "validation.csv"), profile, GRID_SEED, videos, split="val")
     log = pd.DataFrame(every).groupby(["row", "lam", "rate"], sort=False, dropna=False)["SR"].mean().round(6).reset_index()
     log["chosen"] = log.index.isin(log.groupby("row")["SR"].idxmax())
-    log = log.assign(split="val", videos=synthetic.fingerprint(videos), seed=miniature.GRID_SEED, key=[r["key"] for r in records.values()])
+    log = log.assign(split="val", videos=synthetic.fingerprint(videos), seed=GRID_SEED, key=[r["key"] for r in records.values()])
     with atomic_write(Path(stored, "choices.csv")) as file:
         log.to_csv(file, index=False, lineterminator="\n")
     note_provenance(Path(stored, "choices.json"), profile, {name: r["key"] for name, r in records.items()})
@@ -323,14 +361,14 @@ def choose(profile: str, folder: str, stored: str) -> None:
 def store_seed(profile: str, seed: int, folder: str, stored: str) -> None:
     """Writes the scores of all rows of a seed on test, and beside them how they were made."""
     one_thread()
-    from gmmt import miniature, seeds
+    from gmmt import miniature
 
     found, keys, where = [], {}, Path(folder, "trackers")
     for name in miniature.ROWS:
         row = miniature.train(name, profile, seed, where)
-        found += seeds.rows_of(name, *miniature.scores(row, profile, "test", where))
+        found += score_rows(name, *miniature.scores(row, profile, "test", where))
         keys[name] = row.key
-    seeds.write(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
+    write_scores(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
     note_provenance(Path(stored, f"{profile}-seed{seed}.json"), profile, keys)
     print(f"       seed {seed} is stored in {stored}", flush=True)
 
@@ -346,15 +384,15 @@ NOISE_STUDY = (
 def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
     """Writes what a seed's generators score on validation with other noise, none, and more steps."""
     one_thread()
-    from gmmt import miniature, seeds
+    from gmmt import miniature
 
     found, where = [], Path(folder, "trackers")
     for name, steps, z in NOISE_STUDY:
         row = miniature.train(name, profile, seed, where)
         whole, _ = miniature.scores(row, profile, "val", where, steps=steps, seed=z)
-        found += [{"steps": steps, "z": "none" if z is None else z, **r} for r in seeds.rows_of(name, whole, {})]
+        found += [{"steps": steps, "z": "none" if z is None else z, **r} for r in score_rows(name, whole, {})]
     videos = miniature.sequences(profile, "val")
-    seeds.write(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
+    write_scores(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
     print(f"       noise of seed {seed} is stored in {stored}", flush=True)
 
 

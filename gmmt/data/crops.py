@@ -18,11 +18,9 @@ def area_side(wh: Tensor) -> Tensor:
 
 
 def crop(frames: Tensor, center: Tensor, side: Tensor, size: int, fill: float | None = None) -> Tensor:
-    """Returns squares [B, 4, size, size] around `center` [B, 2] (x, y) with `side` [B] pixels, in 0..255.
+    """Returns squares [B, 4, size, size] in 0..255 around `center` [B, 2] (x, y) with `side` [B] pixels of frames [B, 4, H, W].
 
-    Args:
-        frames: [B, 4, H, W], uint8 or float. Pixel (0, 0) covers x and y from 0 to 1, as boxes have it.
-        fill: what lies outside of a frame; its mean unless given.
+    Pixel (0, 0) covers x and y from 0 to 1, as boxes have it. What lies outside of a frame is `fill`, its mean unless given.
     """
     frames = frames.float()
     mean = frames.mean((2, 3), keepdim=True) if fill is None else fill

@@ -87,9 +87,7 @@ def labels(boxes: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
     """Returns which points [B, S, S] are on the target and which are background: SiamBAN's two ellipses.
 
     Inside the ellipse with half axes w/4, h/4 a point is on the target, outside that with w/2, h/2 it is background; between, neither.
-
-    Args:
-        boxes: [B, 4] (x1, y1, x2, y2) in pixels around the search patch's middle; NaN where there is no target.
+    Boxes [B, 4] (x1, y1, x2, y2) are in pixels around the search patch's middle; NaN where there is no target.
     """
     center, wh = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     offset = (points(size, stride, boxes.device) - center[:, :, None, None]) / wh[:, :, None, None]

@@ -285,12 +285,12 @@ for stage, epochs, warm in (("1.1", 20, 5), ("1.2", 20, 5), ("2", 100, 20)):
 # %% alt="Two panels of learning rate on a log scale. Left, the supplement: both plans rise from 0.001 to 0.005 and fall along a line to 0.00005, over 20 or 100 epochs; the staircase of SiamBAN's own code follows the first. Right, ours: the same shape over the profile's steps, with a peak of 0.002 in stages 1.1 and 1.2 and of 0.001 in stage 2"
 from gmmt import miniature
 
-plans = miniature.setting(run.profile).plans
+setting = miniature.setting(run.profile)
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.7))
 looks = {"1.1": ("0.3", "-"), "1.2": (plot.COLORS["fused"], "--"), "2": (plot.COLORS["DM"], "-")}
 for stage, (color, line) in looks.items():
     paper = replace(PAPER[stage], steps=100 * PAPER[stage].steps)
-    for ax, plan, unit in ((axes[0], paper, 100), (axes[1], plans[stage], 1)):
+    for ax, plan, unit in ((axes[0], paper, 100), (axes[1], setting.plan(stage), 1)):
         k = np.arange(plan.steps)
         rate = [plan.rate_at(i) for i in k]
         ax.plot(k / unit, rate, line, color=color, lw=1.4, label=f"stage {stage}")
@@ -303,7 +303,8 @@ for ax, title, unit in zip(axes, names, ("epoch", "step"), strict=True):
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=4)
 plt.show()
 print("stage  steps  pairs in a step  pairs in all  highest rate")
-for stage, plan in plans.items():
+for stage in looks:
+    plan = setting.plan(stage)
     n = plan.steps * plan.batch
     print(f"{stage:5s}  {plan.steps:5d}  {plan.batch:15d}  {n:12d}  {plan.rate:12}")
 
@@ -528,7 +529,7 @@ score[short_head.name] = success(short_head)
 
 # %% alt="Paired differences in success rate with 95 % intervals: the shortest Base with a new head against that Base; Base with a new head against Base; and the latter against the longest Base"
 longest, gain = bases[max(bases)], {}
-long, more = {t.name: k for k, t in bases.items()}, setting.plans["2"].steps
+long, more = {t.name: k for k, t in bases.items()}, setting.steps["2"]
 for new, olds in {"HEAD": ("Base", longest.name), short_head.name: (short.name,)}.items():
     for old in olds:
         label = f"Base {long[new.replace('HEAD', 'Base')]} + head {more}, minus Base {long[old]}"
