@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gmmt import claims, files, miniature, results, seeds
+from gmmt import files, miniature, results
 from gmmt.data import synthetic
 from gmmt.errors import ResultFileError
-from workflow import batch
+from workflow import batch, claims, seeds
 
 STORED = files.stored_results_dir() / "miniature"
 FILES = sorted(STORED.glob("cpu-seed*.csv"))

@@ -30,8 +30,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from gmmt import metrics, miniature, notebook, plot, results, seeds, tracking
+from gmmt import metrics, miniature, notebook, plot, results, tracking
 from gmmt.data import synthetic
+from workflow import seeds
 
 run = notebook.start("08_table_2", profile=profile, seed=seed)
 

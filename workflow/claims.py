@@ -7,7 +7,7 @@ before anything was trained here:
 - a statement about printed tables `holds` if the tables say so, else it `does not hold` (this checks the paper against itself, no more);
 - a difference between two methods, as 95 % interval [low, high] of the paired difference in the claimed direction: it `holds` if low > 0;
   it `does not hold` if high < 0, or if high is below the claimed size; else it is `undecided`;
-- a difference between two rows of the miniature the same way, its interval over trainings and videos together (gmmt/seeds.py); the sizes
+- a difference between two rows of the miniature the same way, its interval over trainings and videos together (seeds.py); the sizes
   that the paper claims are for other videos, so only the sign counts;
 - what nothing here has measured yet is `not attempted`.
 """
@@ -15,9 +15,10 @@ before anything was trained here:
 import json
 from collections.abc import Mapping
 
-from gmmt import results, seeds
+from gmmt import results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.files import resource
+from workflow import seeds
 
 VERDICTS = ("recomputed", "holds", "does not hold", "undecided", "not attempted")
 _SOURCES = {"T": "paper Table", "S": "supp Table", "F": "supp Figure"}
