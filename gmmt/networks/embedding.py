@@ -18,3 +18,9 @@ def sinusoidal(t: Tensor, dim: int, like: Tensor, cosine_first: bool = False) ->
     angle = t.to(like.device, dtype).reshape(-1, 1) * frequency
     parts = [angle.cos(), angle.sin()] if cosine_first else [angle.sin(), angle.cos()]
     return torch.cat([*parts, angle.new_zeros(len(angle), dim % 2)], dim=1).to(like.dtype)
+
+
+def grid_positions(side: int, dim: int) -> Tensor:
+    """Returns sines and cosines of the places of a side x side grid [1, side * side, dim], row by row: one half for y, one for x (MAE)."""
+    axis = sinusoidal(torch.arange(side), dim // 2, like=torch.zeros(()))
+    return torch.cat([axis.repeat_interleave(side, 0), axis.repeat(side, 1)], dim=1)[None]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmmt.data.crops import area_side
+from gmmt.networks.embedding import grid_positions
 from gmmt.trackers.base import Tracker
 from gmmt.trackers.heads import CentreHead, centre_loss, decode_centre
 
@@ -74,8 +75,7 @@ class ViT(nn.Module):
         side = template // patch
         self.n_z, self.keep, self.sizes = side**2, keep, (template, search, patch)
         self.watch = [(side - 1) // 2 * (side + 1)]  # the template's middle (OSTrack: CTR_POINT)
-        self.pos_embed_z = nn.Parameter(0.02 * torch.randn(1, self.n_z, dim))
-        self.pos_embed_x = nn.Parameter(0.02 * torch.randn(1, (search // patch) ** 2, dim))
+        self.pos_embed_z, self.pos_embed_x = (nn.Parameter(grid_positions(n // patch, dim)) for n in (template, search))
         self.patch_embed = patch_embedding(dim, patch)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
