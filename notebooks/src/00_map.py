@@ -192,7 +192,7 @@ plt.show()
 # **What to see.** One tile is one claim (its number is in the tables below). *Printed tables* checks only that the paper agrees with itself. What
 # matters most, the row *miniature*, comes from trackers that were trained here on drawn video, with controls ([08](08_table_2.ipynb)): it says what holds *there*.
 # "Better than the baseline" is asked three times: against the baseline, against one trained for as long, and against a new head alone; the weakest verdict
-# counts. Its intervals cover trainings and videos, and so far three trainings.
+# counts. Its intervals cover trainings (eight) and videos (150).
 
 # %% tags=["nbval-check-output"]
 tally = claims.tally(ledger)
