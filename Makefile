@@ -42,8 +42,11 @@ help:
 reproduce: $(READY)
 	@$(PY) -m workflow.batch reproduce --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)' --params='$(PARAMS)'
 
-choices table: $(READY)
-	@$(PY) -m workflow.batch reproduce --goal=$@ --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
+choices: $(READY)
+	@$(PY) -m workflow.batch reproduce --goal=choices --profile='$(PROFILE)' --jobs='$(JOBS)'
+
+table: $(READY)
+	@$(PY) -m workflow.batch reproduce --goal=table --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
 
 # Two runs, because only the notebooks are under the profile smoke; both are made even if the first fails. Of a notebook the cells tagged
 # nbval-check-output are compared, the others must raise no error. Each worker gets its share of the cores.

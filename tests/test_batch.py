@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,20 @@ def test_refused(project, capsys, arguments, message):
     assert batch.main(["reproduce", *([] if "--profile" in arguments else ["--profile", "smoke"]), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (project / "runs").exists()
+
+
+def test_stored_results_are_a_source_and_never_made_anew(tmp_path):
+    """In a fresh checkout everything that they were made from is missing."""
+    for folder in ("gmmt", "workflow", "notebooks/src", "notebooks/results"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--config", "profile=cpu"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "GMMT_DATA": str(tmp_path / "data")}
+    done = subprocess.run(snakemake, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
+    rows = {row for rows in batch.ROWS_OF.values() for row in rows}
+    expected = {"all": 1, "notebook": len(list((ROOT / "notebooks/src").glob("[0-9]*.py"))), "train": len(rows)}
+    assert counts == {name: str(n) for name, n in (expected | {"total": sum(expected.values())}).items()}
 
 
 def test_refused_by_snakemake_itself(project):

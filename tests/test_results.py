@@ -166,7 +166,7 @@ def test_the_ledger_is_long_enough_and_computed_not_typed():
     assert {c["source"].split(";")[0].split(",")[0] for c in listed} >= {"Table 1", "Table 2", "Table 3", "bold text", "Fig. 5", "abstract"}
     table = claims.ledger()
     assert set(table["verdict"]) <= set(claims.VERDICTS)
-    assert (table["verdict"] == "not attempted").equals(table["check"].isin(["miniature", "real data and GPU"]))
+    assert list(table["verdict"] == "not attempted") == ["needs" in claim for claim in listed]
     assert sum(claims.tally(table).values()) == len(table)
 
 

@@ -47,16 +47,19 @@ def test_the_interval_by_its_definition():
     alone = stats.ttest_1samp(by_seed, 0).confidence_interval()
     assert (e.high - e.low) / 2 == pytest.approx(max(stats.t.ppf(0.975, df) * v**0.5, alone.high - mean))
     assert e.over_seeds == pytest.approx((alone.low, alone.high))
+    df = df if stats.t.ppf(0.975, df) * v**0.5 > alone.high - mean else s - 1
+    assert e.detectable / (e.high - e.value) == pytest.approx(1 + stats.t.ppf(0.8, df) / stats.t.ppf(0.975, df))
     boot = stats.bootstrap((by_sequence,), np.mean, method="percentile", n_resamples=9999, random_state=0).confidence_interval
     assert e.over_sequences == pytest.approx((boot.low, boot.high), abs=0.15)
     assert (e.seeds, e.n) == (5, 12)
 
 
-@pytest.mark.parametrize("sigmas", [(1, 5, 3), (0, 5, 3), (1, 0, 3), (0.3, 10, 10)])
-def test_the_interval_covers_and_detects_as_often_as_it_says(sigmas, monkeypatch):
+@pytest.mark.parametrize("size", [(8, 60), (8, 150)])
+@pytest.mark.parametrize("sigmas", [(1, 5, 3), (0, 5, 3), (1, 0, 3), (0.3, 10, 10), (0.5, 3, 8)])
+def test_the_interval_covers_and_detects_as_often_as_it_says(sigmas, size, monkeypatch):
     monkeypatch.setattr(seeds, "mean_interval", lambda values: results.mean_interval(values, resamples=0))  # slow, and not asked about
     rng = np.random.default_rng(1)
-    found = [seeds.interval(simulate(rng, 8, 60, *sigmas)) for _ in range(2000)]
+    found = [seeds.interval(simulate(rng, *size, *sigmas)) for _ in range(2000)]
     covered = np.mean([e.low <= 0 <= e.high for e in found])
     assert 0.935 < covered < 0.995  # a little more than 0.95 where one part is missing
     effect = np.median([e.detectable for e in found])

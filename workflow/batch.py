@@ -35,7 +35,7 @@ OWN_KEYS = {"profile", "seed", "seeds", "goal", "stored"}
 ROWS_OF = {
     "06_trackers": ("RGB", "TIR", "Base", "DM"),
     "07_two_stages": ("RGB", "TIR", "Base", "HEAD", "RAW", "DM"),
-    "08_table_2": ("RGB", "TIR", "Base", "RAW", "CGAN", "DM"),
+    "08_table_2": ("RGB", "TIR", "Base", "HEAD", "RAW", "CGAN", "DM"),
 }
 """Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before it runs, several at a time."""
 STEPS = {

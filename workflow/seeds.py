@@ -49,11 +49,10 @@ def interval(values: np.ndarray) -> Interval:
     v = max(v_s + v_q - v_e, v_s, v_q)  # the difference of estimates may fall below what either part alone must give
     df = v**2 / (v_s**2 / (s - 1) + v_q**2 / (q - 1)) if v else 1  # Satterthwaite
     alone = t.ppf(0.975, s - 1) * v_s**0.5
-    both = max(t.ppf(0.975, df) * v**0.5, alone)
-    videos = mean_interval(by_sequence)
-    detectable = (t.ppf(0.975, df) + t.ppf(0.8, df)) * v**0.5
-    ends = (mean - alone, mean + alone), (videos.low, videos.high)
-    return Interval(float(mean), float(mean - both), float(mean + both), q, *ends, float(detectable), s)
+    error, df = max((v**0.5, df), (v_s**0.5, s - 1), key=lambda e: t.ppf(0.975, e[1]) * e[0])
+    both, videos = t.ppf(0.975, df) * error, mean_interval(by_sequence)
+    ends = (float(mean - alone), float(mean + alone)), (videos.low, videos.high)
+    return Interval(float(mean), float(mean - both), float(mean + both), q, *ends, float(both + t.ppf(0.8, df) * error), s)
 
 
 def matrix(table, row: str, metric: str, subset: str = "ALL") -> np.ndarray:
