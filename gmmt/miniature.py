@@ -99,7 +99,7 @@ def plan_of(name: str, stage: str, profile: str, changes: Mapping | None = None)
     if stage == "2" and row.variant in ("", "TRK"):
         own = replace(own, lam=0.0)
     longer = setting(profile).steps["2"] if (name, stage) == ("Base-long", "1.2") else 0
-    return replace(own, steps=own.steps + longer, **changes)
+    return replace(own, **{"steps": own.steps + longer, **changes})
 
 
 @cache
