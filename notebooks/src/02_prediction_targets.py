@@ -166,13 +166,12 @@ class Zero(torch.nn.Module):
 
 
 fusion = DiffusionFusion(Zero(), channels=4, weighting="released")
-snr, given = schedule.snr(), [x_0, x_0, x_0]  # float64
+snr, given, t_T = schedule.snr(), [x_0] * 3, torch.tensor([999])  # float64
 for t in (0, 500, 999):
     naive = snr[t] * x_0.square().mean()
     ours = fusion.loss(*given, t=torch.tensor([t]), noise=noise)[1]["dm"]
     torch.testing.assert_close(ours, naive, rtol=1e-9, atol=0)
-single = [x.float() for x in given]
-in_float32 = fusion.loss(*single, t=torch.tensor([999]), noise=noise.float())[1]["dm"].item()
+in_float32 = fusion.loss(*[x.float() for x in given], t=t_T, noise=noise.float())[1]["dm"].item()
 print(f"t = 999 in float32, as in training: off by {abs(in_float32 / naive - 1):.0e} of the value")
 below, shares = int((snr < 1).nonzero()[0]), snr / snr.sum()
 print(f"weight {snr[0]:.3g} at t = 0, {snr[999]:.2g} at t = 999; below 1 from t = {below}")

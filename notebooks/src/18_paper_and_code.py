@@ -401,15 +401,14 @@ from gmmt import results
 from workflow import claims
 
 ledger = claims.ledger().set_index("id")
-for name in ("C16", "C17", "C18", "C20", "C29", "C30"):
-    print(f"{name} {ledger.verdict[name]:13s} {ledger.claim[name]}")
+for row in ledger.loc[["C16", "C17", "C18", "C20", "C29", "C30"]].itertuples():
+    print(f"{row.Index} {row.verdict:13s} {row.claim}")
 
 
 def printed(benchmark, method, metrics, table="T2", setting=""):
     """The printed numbers of one row."""
-    tail = f"#lambda={setting}" if setting else ""
-    cells = [f"{table}/{benchmark}/{method}/{m}{tail}" for m in metrics]
-    return torch.tensor([float(claims.cell(c)) for c in cells]).double()
+    start, tail = f"{table}/{benchmark}/{method}", f"#lambda={setting}" if setting else ""
+    return torch.tensor([float(claims.cell(f"{start}/{m}{tail}")) for m in metrics]).double()
 
 
 def show(values):
