@@ -47,9 +47,11 @@ class Setting:
     batch: int
     source: str = "mini-rgbt"
 
-    def plan(self, stage: str) -> Plan:
-        """Returns the Plan of a stage: AdamW where the paper has SGD, for want of steps."""
-        return Plan(self.steps[stage[:3]], self.batch, rate=1e-3 if stage == "2" else 2e-3)
+    def plan(self, stage: str, kind: str) -> Plan:
+        """Returns the Plan of a stage of a kind of tracker: AdamW where the paper has SGD, for want of steps."""
+        steps = self.steps.get(f"{stage[:3]} {kind}", self.steps[stage[:3]])
+        # A ViT must learn first to compare patches, and does so late: its rate may not fall as far as that of others.
+        return Plan(steps, self.batch, rate=1e-3 if stage == "2" else 2e-3, last=0.01 if kind == "siamese" else 0.1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Row:
     options: Mapping[str, str] = field(default_factory=dict)
     meaning: str = ""
     tracker: str = "siamese"
+    longer: str = ""  # the stage by whose steps the row's last one is longer
 
 
 _CONTENT = json.loads(files.resource("miniature.json").read_text(encoding="utf-8"))
@@ -82,8 +85,8 @@ TRACKERS: Mapping[str, Mapping[str, str]] = {
 @cache
 def choices() -> Mapping[str, Mapping[str, float]]:
     """Returns the chosen plan of each row, {"lam": ..., "rate": ...}, from the stored choices; empty where nothing was chosen yet."""
-    path = files.stored_results_dir() / "miniature" / "choices.csv"
-    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    paths = sorted(files.stored_results_dir().glob("miniature*/choices.csv"))
+    rows = [row for path in paths for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
     return {r["row"]: {k: float(r[k]) for k in ("lam", "rate") if r[k]} for r in rows if r["chosen"] == "True"}
 
 
@@ -94,11 +97,12 @@ def setting(profile: str, source: str = "mini-rgbt") -> Setting:
 
 def plan_of(name: str, stage: str, profile: str, changes: Mapping | None = None) -> Plan:
     """Returns the Plan of a row's stage: the profile's, with `changes`, or with the stored choice if that is None."""
-    own, row = setting(profile).plan(stage), ALL_ROWS[name]
-    changes = choices().get(TRACKERS[row.tracker].get(stage, name), {}) if changes is None else changes
+    row = ALL_ROWS[name]
+    own, makes = setting(profile).plan(stage, row.tracker), TRACKERS[row.tracker]
+    changes = choices().get(makes.get(stage, name), {}) if changes is None else changes
     if stage == "2" and row.variant in ("", "TRK"):
         own = replace(own, lam=0.0)
-    longer = setting(profile).steps["2"] if (name, stage) == ("Base-long", "1.2") else 0
+    longer = setting(profile).steps[row.longer] if row.longer and stage == [*makes][-1] else 0
     return replace(own, **{"steps": own.steps + longer, **changes})
 
 
@@ -138,11 +142,15 @@ def code_hash() -> str:
 
 
 def make_tracker(kind: str) -> Tracker:
-    """Returns an untrained tracker of the miniature's size: for the ViTs four blocks, 64 channels, and patches of 4 pixels."""
+    """Returns an untrained tracker of the miniature's size: for the ViTs four blocks, 64 channels, and patches of 8 pixels."""
     if kind == "siamese":
         return Siamese()
-    sizes = {"hidden": 32, "dim": 64, "depth": 4, "heads": 4, "patch": 4, "template": 32, "search": 64}
-    return KINDS[kind](**sizes, **({"at": (1, 2)} if kind == "tbsi" else {"keep": {}}))
+    sizes = {"hidden": 32, "dim": 64, "depth": 4, "heads": 4, "patch": 8, "template": 32, "search": 64}
+    tracker = KINDS[kind](**sizes, **({"at": (1, 2)} if kind == "tbsi" else {"keep": {}}))
+    for block in tracker.backbone.blocks:  # instead of pre-training: keys start as twice the queries, tokens look at those like them
+        query, key, _ = block.attn["qkv"].weight.data.chunk(3)
+        key.copy_(query.mul_(2))
+    return tracker
 
 
 def make_u(row: Row, channels: int) -> Fusion:

@@ -120,7 +120,7 @@ def test_nothing_stored_is_said(tmp_path):
 
 def test_a_second_run_of_a_seed_writes_the_same_bytes(tmp_path):
     for place in ("a", "b"):
-        batch.store_seed("smoke", 0, str(tmp_path / place / "runs"), str(tmp_path / place))
+        batch.store_seed("2", "smoke", 0, str(tmp_path / place / "runs"), str(tmp_path / place))
     one, two = ((tmp_path / place / "smoke-seed0.csv").read_bytes() for place in ("a", "b"))
     assert one == two
     videos = synthetic.fingerprint(miniature.sequences("smoke", "test"))

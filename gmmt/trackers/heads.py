@@ -172,14 +172,14 @@ def centre_labels(boxes: Tensor, size: int, stride: float) -> Tensor:
 def centre_loss(score: Tensor, size: Tensor, offset: Tensor, boxes: Tensor, stride: float) -> dict[str, Tensor]:
     """Returns OSTrack's loss: {"focal": on the score map, "l1": 5 |box - true box|, "giou": 2 (1 - GIoU)}, boxes in shares of the patch.
 
-    The box is that of the cell with the highest score. Each image counts alike; one without target (which OSTrack never sees) only in the
-    focal loss.
+    The box is that of the true centre's cell: OSTrack reads the cell with the highest score, which is the same only after pre-training.
+    Each image counts alike; one without target (which OSTrack never sees) only in the focal loss.
     """
     s, p = score.shape[-1], score[:, 0]
     heat = centre_labels(boxes, s, stride)
     focal = torch.where(heat == 1, -((1 - p) ** 2) * p.log(), -((1 - heat) ** 4) * p**2 * (1 - p).log()).sum((1, 2))
-    best = p.flatten(1).argmax(1)[:, None, None].expand(-1, 4, 1)
-    found = decode_centre(size, offset, stride).flatten(2).gather(2, best)[..., 0] / (s * stride) + 0.5
+    at = heat.flatten(1).argmax(1)[:, None, None].expand(-1, 4, 1)
+    found = decode_centre(size, offset, stride).flatten(2).gather(2, at)[..., 0] / (s * stride) + 0.5
     truth, there = (boxes.nan_to_num() / (s * stride) + 0.5).clamp(0, 1), ~boxes.isnan().any(1)
     l1, giou = (found - truth).abs().mean(1), 1 - overlap(found, truth)[1]
     return {"focal": focal.mean(), "l1": 5 * (l1 * there).mean(), "giou": 2 * (giou * there).mean()}
