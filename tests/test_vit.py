@@ -181,6 +181,21 @@ def test_the_centre_loss_is_least_for_the_right_answer_and_counts_each_image_ali
     assert alone[1]["l1"] == alone[1]["giou"] == 0
 
 
+def test_the_box_is_read_at_the_true_centre():
+    boxes, draw = torch.tensor([[-18.0, -10, 10, 14]]), torch.Generator().manual_seed(0)
+    score, size, offset = (torch.rand(1, n, 16, 16, generator=draw) for n in (1, 2, 2))
+    first = heads.centre_loss(score, size, offset, boxes, 4)
+    elsewhere = torch.ones(16, 16, dtype=torch.bool)
+    elsewhere[8, 7] = False  # the centre (-4, 2), in cells from the corner (7, 8.5), which is rounded to even
+    for maps in (score, size, offset):
+        maps[..., elsewhere] = torch.rand(int(elsewhere.sum()), generator=draw)
+    second = heads.centre_loss(score, size, offset, boxes, 4)
+    assert (first["l1"], first["giou"]) == (second["l1"], second["giou"])
+    assert first["focal"] != second["focal"]
+    size[..., 8, 7] *= 0.5
+    assert heads.centre_loss(score, size, offset, boxes, 4)["l1"] != first["l1"]
+
+
 def test_overlaps():
     a, b = torch.tensor([[0.0, 0, 2, 2], [0, 0, 1, 1]]), torch.tensor([[1.0, 1, 3, 3], [2, 0, 3, 1]])
     iou, giou = heads.overlap(a, b)
@@ -265,7 +280,8 @@ LEARNABLE = {
 def test_earlier_stages_train_what_they_should(kind, stage, pairs, tmp_path):
     tracker = tiny(kind)
     before = {k: v.clone() for k, v in tracker.state_dict().items()}
-    history = fit(Stage(tracker, stage), Plan(4, batch=8), pairs, tmp_path / "x.safetensors", seed=0, config={})
+    # As long as a box holds the whole target, no loss depends on the offset.
+    history = fit(Stage(tracker, stage), Plan(30, batch=8), pairs, tmp_path / "x.safetensors", seed=0, config={})
     assert np.isfinite(history["loss"]).all()
     for name, value in tracker.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith(LEARNABLE[kind, stage]), name
