@@ -18,6 +18,7 @@ import pytest
 import torch
 from released import official_name
 
+import gmmt
 from gmmt.errors import WeightsError
 from gmmt.networks.uvit import UViT
 from gmmt.trackers.official import Unpickler, is_leftover, load_official, read_state
@@ -49,7 +50,7 @@ def save(path, state, **extra):
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_closed_form_state_loads_with_nothing_missing(kind, tmp_path):
     state = cf.state(order(kind))
-    tracker = load_official(kind, save(tmp_path / "w.pth.tar", OrderedDict(state)), **OPTIONS[kind])
+    tracker = gmmt.load_official(kind, save(tmp_path / "w.pth.tar", OrderedDict(state)), **OPTIONS[kind])
     ours = {official_name(k): v for k, v in tracker.state_dict().items() if "stage2" not in k}
     assert set(state) - set(ours) == set(tracker.leftovers) == {"backbone.cls_token", "backbone.pos_embed"}
     assert all(torch.equal(v, state[k]) for k, v in ours.items() if not k.endswith("num_batches_tracked"))
@@ -59,6 +60,12 @@ def test_a_closed_form_state_loads_with_nothing_missing(kind, tmp_path):
     with torch.no_grad():
         answer = tracker.search(tracker.encode_template(crops[..., :16, :16], mode), crops, mode)
     assert all(a.isfinite().all() for a in answer)
+
+
+def test_the_package_has_the_loader_and_refuses_other_names():
+    assert gmmt.load_official is load_official
+    with pytest.raises(AttributeError, match="module 'gmmt' has no attribute 'load_offical'"):
+        gmmt.load_offical  # noqa: B018
 
 
 def test_gmmt_on_tbsi_loads_with_its_head_and_samples(tmp_path):

@@ -51,6 +51,37 @@ run = notebook.start("09_transformers", profile=profile, seed=seed)
 # | $fused$ | `fused` | (B, 64, 8, 8) | (B, 768, 16, 16) | what the tracker's own head gets |
 # | $\mathcal{H}$ | `head` | | | makes `score`, `size`, `offset` of $fused$ |
 
+# %% alt="Four lanes of four blocks each, between patches and head. OSTrack: RGB tokens through blocks 0 to 3. ViPT: the same, with a prompt P before each block, made of the stream and of the prompt before it; a pink frame around the last prompt and block 3. TBSI: an RGB lane and a thermal lane of the same blocks, joined by bridges after blocks 1 and 2 and by one convolution at the end, in a pink frame"
+# Boxes: place, colour, text. Lines: from x y to x y, heads. Frames: corner, width, height.
+boxes = "-.3 4 RGB RGB tokens; -.3 2.8 RGB RGB tokens; -.3 .9 RGB RGB tokens; 5.8 4 fused head; "
+boxes += "-.3 2.1 TIR thermal tokens; -.3 0 TIR thermal tokens; 5.8 2.8 fused fused; "
+boxes += "5.8 .45 fused fused; 5.05 .45 old conv; 2.6 .45 depth bridge; 3.6 .45 depth bridge; "
+boxes += "; ".join(f"{i + 1.1} {y} old block {i}" for i in range(4) for y in (4, 2.8, 0.9, 0))
+boxes += "".join(f"; {i + 0.6} 2.1 TIR P" for i in range(4))
+lines = "-.2 4 5.4 4 -|>; -.2 2.8 5.4 2.8 -|>; -.2 .9 4.4 .9 -; -.2 0 4.4 0 -; .1 2.1 3.5 2.1 -|>; "
+lines += "4.4 .9 4.85 .56 -|>; 4.4 0 4.85 .34 -|>; 5.05 .45 5.5 .45 -|>; 2.6 0 2.6 .9 <|-|>; "
+lines += "3.6 0 3.6 .9 <|-|>" + "".join(f"; {i + 0.6} 2.1 {i + 0.6} 2.78 -|>" for i in range(4))
+fig, ax = plt.subplots(figsize=(7.2, 3.1), subplot_kw={"xlim": (-1.4, 6.2), "frame_on": False})
+for x, y, ink, text in (box.split(maxsplit=3) for box in boxes.split("; ")):
+    look = {"boxstyle": "round,pad=.3", "fc": "w", "ec": plot.COLORS.get(ink, "0.5"), "lw": 1.4}
+    ax.text(float(x), float(y), text, ha="center", va="center", size=7.5, bbox=look, zorder=9)
+for *ends, heads in (line.split() for line in lines.split("; ")):
+    x, y, to_x, to_y = map(float, ends)
+    look = {"arrowstyle": heads, "color": "0.45", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (to_x, to_y), (x, y), arrowprops=look)
+for corner, w, h in (((3.36, 1.8), 1.2, 1.32), ((4.74, 0.2), 0.62, 0.5)):  # what U stands for
+    ax.add_patch(plt.Rectangle(corner, w, h, fill=False, ec=plot.COLORS["DM"], lw=1.8, ls="--"))
+for y, name in ((4, "OSTrack"), (2.8, "ViPT"), (0.9, "TBSI")):
+    ax.text(-1.4, y, name, va="center", weight="bold", size=8.5)
+title = "One stream, prompted before every block, or bridged; dashed: GMMT's place"
+ax.set(title=title, ylim=(-0.4, 4.4), xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# **What to see** (the miniature's four blocks; officially twelve, with bridges after blocks 3, 6 and 9). OSTrack never sees thermal. ViPT's thermal tokens reach the stream through a prompt P before every block. TBSI's two streams meet
+# at the bridges and in the last convolution. Dashed: what $U$ generates in its place, in stage 2 and at test. OSTrack and ViPT officially also *eliminate* search tokens in blocks 3, 6, 9: of those left, the
+# 30 % that the template's middle looks at least (notebook-sized patches have none to spare).
+
 # %% [markdown]
 # ## 1. Tokens look at each other
 #
@@ -67,7 +98,7 @@ run = notebook.start("09_transformers", profile=profile, seed=seed)
 # of alike tokens come to agree, that is matching, and it has to be learned.
 
 
-# %% tags=["nbval-check-output"]
+# %%
 def norm(v, layer):
     """Layer norm of one token [D]."""
     return layer.weight * (v - v.mean()) / (v.var(unbiased=False) + layer.eps).sqrt() + layer.bias
@@ -87,32 +118,38 @@ def naive_block(block, X):
     return X + torch.stack([block.mlp(norm(x, block.norm2)) for x in X])
 
 
+# %% tags=["nbval-check-output"]
 torch.manual_seed(0)
-block, X = miniature.make_tracker("ostrack").backbone.blocks[0].double(), torch.randn(12, 64).double()
+block, X = (
+    miniature.make_tracker("ostrack").backbone.blocks[0].double(),
+    torch.randn(12, 64).double(),
+)
 with torch.no_grad():
-    theirs, _ = block(X[None], torch.arange(8)[None], 4, None, [0])  # 4 template tokens, 8 of the search
+    theirs, _ = block(
+        X[None], torch.arange(8)[None], 4, None, [0]
+    )  # 4 template tokens, 8 of the search
     torch.testing.assert_close(naive_block(block, X), theirs[0])
 print(f"a block on {len(X)} tokens of {X.shape[1]} channels, {block.heads} heads: naive = gmmt")
 
 # %% [markdown]
 # ## 2. The head: is the centre here?
 #
-# The search tokens after the last block, put back at their places, are a map. OSTrack's head reads it with convolutions only; the template has already had its say. For each
-# cell: the **score** $p$, is the centre here; the target's **size**, in shares of the patch; the **offset** of the centre from the cell's upper left corner. The target for $p$ is a bump $Y$,
-# 1 at the true cell and falling off within a radius $r$ (in cells; a box shifted by $r$ still overlaps). The *focal loss* asks cells near the centre to be less sure:
+# The search tokens after the last block, put back at their places, are a map, which OSTrack's head reads with convolutions only. For each
+# cell: the **score** $p$, is the centre here; the target's **size**, in shares of the patch; the **offset** of the centre from the cell's upper left corner. The goal for $p$ is a bump $Y$,
+# 1 at the true cell and falling off within a radius $r$ in which shifted boxes still overlap. The *focal loss* asks little of cells near the centre:
 #
 # $$Loss_{track} = -\sum_{ij} \begin{cases} (1 - p)^2 \ln p & Y = 1\\ (1 - Y)^4\, p^2 \ln (1 - p) & \text{else} \end{cases} \;+\; 5\, |b - b^\star|_1 \;+\; 2\, (1 - GIoU(b, b^\star))$$
 #
-# $b$: the box read at the true cell. *GIoU* is the IoU minus the share of the smallest box around both that neither covers; it tells far from farther where the IoU
-# is 0. OSTrack reads $b$ at the cell with the highest $p$, which from random weights is the wrong one for long: on validation, the RGB tracker then came to an SR of TODO.
+# $b$: the box read at the true cell. *GIoU* is the IoU minus the share of the smallest box around both that neither covers: it tells far from farther where the IoU
+# is 0. OSTrack reads $b$ where $p$ is highest, which from random weights is the wrong cell for long; on validation that learned much worse.
 
 
-# %% tags=["nbval-check-output"]
+# %%
 from gmmt.trackers import heads
 
 
 def naive_centre_loss(score, size, offset, box, stride):
-    """The three terms for one image: score [S, S], size and offset [2, S, S], box (x1, y1, x2, y2)."""
+    """The three terms for one image: score [S, S], size, offset [2, S, S], box (x1, y1, x2, y2)."""
     S, (w, h) = len(score), ((box[2:] - box[:2]) / stride).tolist()
     r = int(((1.4**2 * (w + h) ** 2 + 3.36 * w * h) ** 0.5 - 1.4 * (w + h)) / 2)
     u, v = (round(q) for q in ((box[:2] + box[2:]) / 2 / stride + S / 2).tolist())
@@ -139,7 +176,9 @@ score, size = torch.rand(1, 1, 8, 8), torch.rand(1, 2, 8, 8) / 2
 offset, box = torch.rand(1, 2, 8, 8) - 0.5, torch.tensor([-7.0, -12.0, 15.0, 10.0])
 ours = heads.centre_loss(score, size, offset, box[None], stride=8)
 torch.testing.assert_close(naive_centre_loss(score[0, 0], size[0], offset[0], box, stride=8), ours)
-print("three terms of Loss_track:", ", ".join(f"{k} {v:.3f}" for k, v in ours.items()), "naive = gmmt")
+print(
+    "three terms of Loss_track:", ", ".join(f"{k} {v:.3f}" for k, v in ours.items()), "naive = gmmt"
+)
 
 # %% [markdown]
 # ## 3. ViPT: thermal as a hint in every layer
@@ -192,20 +231,19 @@ print(f"a prompt block: naive = gmmt; stage 1.2 trains {trained / 1e3:.0f} k par
 from gmmt.trackers.tbsi import Bridge
 
 print("what the slip does to three tokens of two channels:")
-print(torch.arange(6).view(3, 2).tolist(), "->", torch.arange(6).view(3, 2).mT.reshape(3, 2).tolist())
+print(
+    torch.arange(6).view(3, 2).tolist(), "->", torch.arange(6).view(3, 2).mT.reshape(3, 2).tolist()
+)
 
 
 def naive_bridge(block, a, b):
     """Tokens a [N, D] ask tokens b [M, D]; then the perceptron."""
-    ask = torch.stack([norm(x, block.norm1) for x in a])
-    answer = torch.stack([norm(x, block.norm1) for x in b])
-    got = torch.zeros_like(a)
+    answer, got = torch.stack([norm(x, block.norm1) for x in b]), torch.zeros_like(a)
     for i in range(len(a)):
-        share = (answer @ ask[i] * block.scale).exp()
+        share = (answer @ norm(a[i], block.norm1) * block.scale).exp()
         got[i] = (share / share.sum()) @ answer
     memory = [got[i, c] for c in range(a.shape[1]) for i in range(len(a))]  # column by column ...
-    got = torch.stack(memory).view(a.shape)  # ... read as rows
-    a = a + block.attn_reshape["proj"](got)
+    a = a + block.attn_reshape["proj"](torch.stack(memory).view(a.shape))  # ... read as rows
     return a + block.mlp(torch.stack([norm(x, block.norm2) for x in a]))
 
 
@@ -226,58 +264,7 @@ print("a bridge's cross-attention: naive = gmmt")
 # uncertain, a little.
 
 
-# %%
-from matplotlib.colors import to_rgb
-
-
-def label(x, y, ink, text, shape="round,pad=.3"):
-    """Draws a small box with a text."""
-    color = plot.COLORS.get(ink, "#777777")
-    look = {"boxstyle": shape, "fc": 0.85 + 0.15 * np.array(to_rgb(color)), "ec": color, "lw": 1}
-    ax.text(x, y, text, ha="center", va="center", size=7.5, bbox=look, zorder=3)
-
-
-def arrow(x, y, to_x, to_y, ends="-|>"):
-    """Draws an arrow from (x, y)."""
-    look = {"arrowstyle": ends, "color": "0.45", "lw": 1, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", (to_x, to_y), (x, y), arrowprops=look)
-
-
-# %% alt="Four lanes of four blocks each, between patches and head. OSTrack: RGB tokens through blocks 0 to 3. ViPT: the same, with a prompt P before each block, made of the stream and of the prompt before it; a pink frame around the last prompt and block 3. TBSI: an RGB lane and a thermal lane of the same blocks, joined by bridges after blocks 1 and 2 and by one convolution at the end, in a pink frame"
-fig, ax = plt.subplots(figsize=(7.2, 3.1))
-lanes = (4, "RGB", "OSTrack", 5.4), (2.8, "RGB", "ViPT", 5.4), (0.9, "RGB", "TBSI", 4.4), (0, "TIR", "", 4.4)
-for y, ink, name, end in lanes:
-    arrow(-0.2, y, end, y, "-|>" if end > 5 else "-")
-    ax.text(-1.4, y, name, ha="left", va="center", weight="bold", size=8.5)
-    label(-0.3, y, ink, {"RGB": "RGB tokens", "TIR": "thermal tokens"}[ink])
-    for i in range(4):
-        label(i + 1.1, y, "old", f"block {i}", "square,pad=.35")
-for y, text in ((4, "head"), (2.8, "fused"), (0.45, "fused")):
-    label(5.8, y, "fused", text)
-label(-0.3, 2.1, "TIR", "thermal tokens")
-arrow(0.1, 2.1, 3.5, 2.1)
-for i in range(4):
-    arrow(i + 0.6, 2.1, i + 0.6, 2.78, "<|-|>")
-    label(i + 0.6, 2.1, "TIR", "P")
-for x in (2.6, 3.6):
-    arrow(x, 0.02, x, 0.88, "<|-|>")
-    label(x, 0.45, "depth", "bridge")
-for y in (0, 0.9):
-    arrow(4.4, y, 4.85, 0.45 + (y - 0.45) * 0.25)
-arrow(5.05, 0.45, 5.5, 0.45)
-label(5.05, 0.45, "old", "conv")
-for x, y, w, h in ((3.36, 1.8, 1.2, 1.32), (4.74, 0.2, 0.62, 0.5)):  # what U stands for
-    ax.add_patch(plt.Rectangle((x, y), w, h, fill=False, ec=plot.COLORS["DM"], lw=1.8, ls="--"))
-    ax.text(x + w / 2, y - 0.05, "GMMT", color=plot.COLORS["DM"], ha="center", va="top", size=8)
-ax.set(xlim=(-1.4, 6.2), ylim=(-0.4, 4.4), xticks=[], yticks=[], frame_on=False)
-ax.set_title("One stream, prompted in every layer, or bridged; dashed: where GMMT goes")
-plt.show()
-
 # %% [markdown]
-# **What to see** (the miniature's four blocks; officially twelve, with bridges after blocks 3, 6 and 9). OSTrack never sees thermal. ViPT's thermal tokens reach the stream through a prompt P before every block. TBSI's two streams meet
-# at the bridges and in the last convolution. Dashed: what $U$ generates in its place, in stage 2 and at test. OSTrack and ViPT officially also *eliminate* search tokens in blocks 3, 6, 9: of those left, the
-# 30 % that the template's middle looks at least (notebook-sized patches have none to spare).
-#
 # Sizes, counted on tensors without memory; official classes are those that load the official weights (`gmmt.load_official`):
 
 # %%
@@ -292,7 +279,7 @@ def count(module):
 
 
 def gflop(tracker, mode):
-    """Returns GFLOP of one search patch (a multiply-add counts as two), and the shape of `fused`."""
+    """Returns GFLOP of a search patch (a multiply-add counts as two), and the shape of `fused`."""
     z, x = (torch.zeros(1, 4, n, n) for n in (tracker.template_size, tracker.search_size))
     with torch.no_grad():
         template = tracker.encode_template(z, mode)
@@ -301,12 +288,13 @@ def gflop(tracker, mode):
         return counter.get_total_flops() / 1e9, tracker.encode(template, x, mode).shape
 
 
+# %% tags=["nbval-check-output"]
 shown = []
 for kind, make in KINDS.items():
     with torch.device("meta"):
-        for what, t in (("miniature", miniature.make_tracker(kind)), ("official", make())):
-            cost, shape = gflop(t.eval(), [*t.head][0])
-            part = {"backbone": count(t.backbone), "a head": count([*t.head.values()][0])}
+        for what, t in {"miniature": miniature.make_tracker(kind), "official": make()}.items():
+            cost, shape = gflop(t.eval(), next(iter(t.head)))
+            part = {"backbone": count(t.backbone), "a head": count(next(iter(t.head.values())))}
             shown.append({"": kind, "size": what, **part, "GFLOP": cost, "fused": [*shape[1:]]})
 shown_gflop = shown[-1]["GFLOP"]  # of the official TBSI
 print("parameters in millions; GFLOP of one search patch")
@@ -323,19 +311,23 @@ print(pd.DataFrame(shown).to_string(index=False, float_format="{:.3g}".format))
 # that tokens look at those like them; and $b$ is read at the true cell.
 
 
-# %% alt="TODO"
-from gmmt.data import synthetic
-
+# %%
 NAMES = ("OSTrack", "ViPT", "TBSI")
 bar = {"progress": run.profile != "smoke"}
 rows = {n: miniature.train(n, run.profile, seed, run.trackers, **bar) for n in (*NAMES, "TBSI-DM")}
-val = {n: miniature.scores(rows[n], run.profile, "val", run.trackers) for n in NAMES}
-for name in NAMES:
+val = {n: miniature.scores(rows[n], run.profile, "val", run.trackers) for n in rows}
+for name in rows:
     print(f"{name:8s} SR on validation {results.estimate(val[name][0], 'SR')}")
-for name in NAMES[1:]:
-    e = results.difference(val[name][0], val["OSTrack"][0], "SR")
+for name, other in (("ViPT", "OSTrack"), ("TBSI", "OSTrack"), ("TBSI-DM", "TBSI")):
+    e = results.difference(val[name][0], val[other][0], "SR")
     error = (e.high - e.low) / 2 / 1.96
-    print(f"{name} - OSTrack: SR {e}, {e.value / error:.1f} standard errors, n = {e.n} videos")
+    print(f"{name} - {other}: SR {e}, {e.value / error:.1f} standard errors")
+line = ", ".join(f"{n} {100 * val[n][0].mean('SR'):.1f}" for n in rows)
+run.headline(f"SR on validation: {line}")
+
+# %% alt="TODO"
+from gmmt.data import synthetic
+
 colors = dict(zip(NAMES, (plot.COLORS[k] for k in ("RGB", "depth", "fused")), strict=True))
 fig, ax = plt.subplots(figsize=(7.2, 2.9))
 names = ["all", *(a for a in synthetic.ATTRIBUTES if a in val["TBSI"][1])]
@@ -361,60 +353,64 @@ plt.show()
 
 # %%
 def watched(tracker, template, search, mode):
-    """Returns, for each block, attention of the search tokens to the template's middle [B, 8, 8], and the maps."""
+    """Returns, by block, attention of search tokens to the template's middle; scores; best box."""
     net, maps, middle = tracker.backbone, [], [5, 6, 9, 10]
 
     def look(block, given):
-        q, k, _ = block.attn["qkv"](block.norm1(given[0])).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
-        share = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)[:, net.n_z :, middle].sum(-1)
-        maps.append(share.unflatten(1, (8, 8)))
+        q, k, _ = block.attn["qkv"](block.norm1(given[0])).chunk(3, dim=-1)
+        q, k = (v.unflatten(-1, (block.heads, -1)).transpose(1, 2) for v in (q, k))
+        share = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)
+        maps.append(share[:, net.n_z :, middle].sum(-1).unflatten(1, (8, 8)))
 
     hooks = [block.register_forward_pre_hook(look) for block in net.blocks]
     with torch.no_grad():
         kept = tracker.encode_template(template, mode)
-        score, boxes = tracker.decode(*tracker.head[mode](kept, tracker.encode(kept, search, mode)))
+        score, boxes = tracker.decode(*tracker.search(kept, search, mode))
     for hook in hooks:
         hook.remove()
-    best = score[0].flatten().argmax()
-    return maps, score[0], boxes[0].flatten(1)[:, best].numpy()
+    return maps, score[0], boxes[0].flatten(1)[:, score[0].argmax()].numpy()
 
 
-at, videos = 12, miniature.sequences(run.profile, "val")
-video = videos[3]  # the one of notebook 06
+def cut(box, i, size):
+    """Returns the crop [1, 4, size, size] of frame i of the video around a box (x, y, w, h)."""
+    box, frame = torch.tensor(box[None]).float(), torch.from_numpy(video.frame(i)[None])
+    return rows["TBSI"].tracker.crop(frame, box[:, :2] + box[:, 2:] / 2, box[:, 2:], size)
 
-
-def cut(tracker, box, i, size):
-    """Returns the crop [1, 4, size, size] of frame i around a box (x, y, w, h)."""
-    box = torch.tensor(box[None], dtype=torch.float32)
-    frame = torch.from_numpy(video.frame(i)[None])
-    return tracker.crop(frame, box[:, :2] + box[:, 2:] / 2, box[:, 2:], size)
-
-
-last = video.boxes[at - 1]
-template, search = cut(rows["TBSI"].tracker, video.boxes[0], 0, 32), cut(rows["TBSI"].tracker, last, at, 64)
 
 # %% alt="TODO"
-seen = {n: watched(rows[n].tracker, template, search, rows[n].mode) for n in NAMES}
-lanes = {"OSTrack": ("OSTrack", 0), "ViPT": ("ViPT", 0), "TBSI, RGB": ("TBSI", 0), "TBSI, TIR": ("TBSI", 1)}
-pictures = [search[0, :3].permute(1, 2, 0).numpy() / 255, search[0, 3:].permute(1, 2, 0).numpy().repeat(3, 2) / 255]
-grid = []
-for text, (name, camera) in lanes.items():
-    maps, score, found = seen[name]
-    grid.append([pictures[text.endswith("TIR")], *(m[camera] for m in maps), score])
+at, video = 12, miniature.sequences(run.profile, "val")[3]  # notebook 06 has the same
+last = video.boxes[at - 1]
+template, search = cut(video.boxes[0], 0, 32), cut(last, at, 64)
+seen = {n: watched(row.tracker, template, search, row.mode) for n, row in rows.items()}
+lanes = {"OSTrack": ("OSTrack", 0), "ViPT": ("ViPT", 0)}
+lanes |= {"TBSI, RGB": ("TBSI", 0), "TBSI, TIR": ("TBSI", 1)}
+patches = search[0, :3], search[0, 3:].repeat(3, 1, 1)
+patches = [p.permute(1, 2, 0).numpy() / 255 for p in patches]
+grid = [[patches[c], *(m[c] for m in seen[n][0]), seen[n][1]] for n, c in lanes.values()]
 titles = ["search patch", *(f"block {i}" for i in range(4)), "score"]
-figure = plot.image_grid(grid, titles, list(lanes), "TODO", width=7.2)
-axes = np.array(figure.axes).reshape(4, 6)
-side = rows["TBSI"].tracker.side(torch.tensor(last[None, 2:])).item()
-corner = (video.boxes[at, :2] - last[:2] - last[2:] / 2) * 32 / side
-true = np.r_[corner, corner + video.boxes[at, 2:] * 32 / side]
-for row, (name, camera) in zip(axes, lanes.values(), strict=True):
-    for (x1, y1, x2, y2), color in ((true, "white"), (seen[name][2], plot.COLORS["fused"])):
-        row[0].add_patch(plt.Rectangle((x1 + 32, y1 + 32), x2 - x1, y2 - y1, fill=False, ec=color))
-    for ax in row[1:5]:
-        ax.images[0].set_clim(0, max(float(m.max()) for v in seen.values() for m in v[0]))
-    row[5].images[0].set_clim(0, 1)
-figure.colorbar(axes[0, 1].images[0], ax=axes[:, 1:5], label="attention to the target's tokens", shrink=0.6)
+title = "TODO"
+figure = plot.image_grid(grid, titles, list(lanes), title, width=7.2)
+axes, scale = np.array(figure.axes).reshape(4, 6), 64 / (4 * last[2:].prod() ** 0.5)
+corner = (video.boxes[at, :2] - last[:2] - last[2:] / 2) * scale + 32
+top = max(float(m.max()) for n in NAMES for m in seen[n][0])
+for row, (name, _) in zip(axes, lanes.values(), strict=True):
+    found = seen[name][2] + 32
+    looks = {"fill": False, "ec": "white"}, {"fill": False, "ec": plot.COLORS["DM"]}
+    row[0].add_patch(plt.Rectangle(corner, *video.boxes[at, 2:] * scale, **looks[0]))
+    row[0].add_patch(plt.Rectangle(found[:2], *(found[2:] - found[:2]), **looks[1]))
+    for ax in row[1:]:
+        ax.images[0].set_clim(0, 1 if ax is row[5] else top)
+figure.colorbar(axes[0, 1].images[0], ax=axes[:, 1:5], label="attention", shrink=0.5)
 plt.show()
+
+# %%
+from gmmt.metrics import overlap
+
+truth = np.r_[corner, video.boxes[at, 2:] * scale][None]
+for name in rows:
+    x1, y1, x2, y2 = seen[name][2] + np.array(32)
+    iou = overlap(np.array([[x1, y1, x2 - x1, y2 - y1]]), truth)[0]
+    print(f"{name:8s} highest score {seen[name][1].max():.2f}, its box overlaps by {iou:.2f}")
 
 # %% [markdown]
 # TODO
@@ -432,79 +428,68 @@ from gmmt.files import stored_results_dir
 from workflow import seeds
 
 folder = stored_results_dir() / "miniature_vit"
-log = pd.read_csv(folder / "choices.csv")
-print("chosen on validation, seed 1000:")
-best = log[log.chosen]
-print(best[["row", "lam", "rate", "SR", "split"]].to_string(index=False, float_format="{:.4g}".format))
-two, six = seeds.read("cpu"), seeds.read("cpu", folder)
-FAMILIES = {name: (six, name, f"{name}-") for name in ("ViPT", "TBSI")}
-FAMILIES = {"Siamese": (two, "Base", "")} | FAMILIES
-paper = results.published().query("source == 'supp Table 6' and metric == 'SR' and benchmark == 'LasHeR'")
-paper = paper.set_index("method").value
+two, six, log = seeds.read("cpu"), seeds.read("cpu", folder), pd.read_csv(folder / "choices.csv")
+best = log[log.chosen][["row", "lam", "rate", "SR", "split", "seed"]]
+print(best.to_string(index=False, float_format="{:.4g}".format))
+paper = results.published().query("source == 'supp Table 6' and benchmark == 'LasHeR'")
+paper = paper[paper.metric == "SR"].set_index("method").value
+FAMILIES = "Siamese", "ViPT", "TBSI"
 
 
-def printed(family, suffix):
+def stored(family, kind, metric="SR"):
+    """Returns a row's scores [seeds, videos]."""
+    if family == "Siamese":
+        name = {"": "Base", "long": "Base-long"}.get(kind, kind)
+        return seeds.matrix(two, name, metric)
+    return seeds.matrix(six, "-".join(filter(None, (family, kind))), metric)
+
+
+def printed(family, kind):
     """Returns the paper's SR on LasHeR, as text, or nothing."""
-    name = family.replace("ViPT", "ViPT*") + {"": "", "DM": "+GMMT(U)", "DM-uvit": "+GMMT(V)"}.get(suffix, "?")
-    return paper.get(name, "")
+    name = {"DM": "+GMMT(U)", "DM-uvit": "+GMMT(V)", "": ""}.get(kind, "?")
+    return paper.get(family.replace("ViPT", "ViPT*") + name, "")
 
 
 # %% tags=["nbval-check-output"]
-ROWS = {"": "itself", "long": "itself, longer", "HEAD": "new head", "DM": "GMMT, UNet", "DM-uvit": "GMMT, UViT"}
-
-
-def row_of(family, suffix):
-    """Returns the stored table that holds a row of a family, and the row's name in it."""
-    table, base, prefix = FAMILIES[family]
-    return table, base if not suffix else f"{base}-long" if suffix == "long" else prefix + suffix
-
-
-shown = [{"": "OSTrack" + k, **{m: seeds.interval(seeds.matrix(six, f"OSTrack{k}", m)) for m in ("PR", "NPR", "SR")}} for k in ("", "-long")]
-for family in FAMILIES:
-    for suffix, text in ROWS.items():
-        table, name = row_of(family, suffix)
-        values = {m: seeds.interval(seeds.matrix(table, name, m)) for m in ("PR", "NPR", "SR")}
-        shown.append({"": f"{family}: {text}", **values, "LasHeR": printed(family, suffix)})
-counts = {n: t.seed.nunique() for n, t in (("Siamese", two), ("the others", six))}
-print("percent, mean [95 %] on 150 test videos; trainings:", counts, "LasHeR: the paper's SR")
-print(pd.DataFrame(shown).fillna("").to_string(index=False))
+METRICS, KINDS_OF = ("PR", "NPR", "SR"), {"": "itself", "long": "itself, longer"}
+KINDS_OF |= {"HEAD": "new head", "DM": "GMMT, UNet", "DM-uvit": "GMMT, UViT"}
+shown = [("OSTrack", ""), ("OSTrack", "long"), *((f, k) for f in FAMILIES for k in KINDS_OF)]
+lines = []
+for family, kind in shown:
+    line = {"": f"{family}: {KINDS_OF[kind]}", "n": len(stored(family, kind))}
+    line |= {m: seeds.interval(stored(family, kind, m)) for m in METRICS}
+    lines.append(line | {"LasHeR": printed(family, kind)})
+print("percent, mean over n trainings x 150 test videos [95 %]; LasHeR: the paper's SR")
+print(pd.DataFrame(lines).to_string(index=False))
 
 # %% tags=["nbval-check-output"]
-STEPS = {
-    "longer": ("long", ""),
-    "a new head": ("HEAD", ""),
-    "GMMT, UNet": ("DM", ""),
-    "GMMT, UViT": ("DM-uvit", ""),
-    "UNet over the new head": ("DM", "HEAD"),
-    "UViT over the new head": ("DM-uvit", "HEAD"),
-    "UViT over UNet": ("DM-uvit", "DM"),
-    "UNet over longer": ("DM", "long"),
-}
-found = {}
-for family in FAMILIES:
-    for text, (suffix, other) in STEPS.items():
-        (table, name), (_, minus) = row_of(family, suffix), row_of(family, other)
-        found[family, text] = seeds.difference(table, name, minus)
-both = [seeds.difference(six, n, "OSTrack-long") for n in NAMES[1:]]
-print("over OSTrack-long:", ", ".join(f"{n} {e}" for n, e in zip(NAMES[1:], both, strict=True)))
-text = {t: {f: f"{found[f, t].value:+.1f} [{found[f, t].low:+.1f}, {found[f, t].high:+.1f}]" for f in FAMILIES} for t in STEPS}
-print("SR, difference in points [95 % over trainings and videos]")
-print(pd.DataFrame(text).T.to_string())
-long = [{"family": f, "step": t, **vars(e)} for (f, t), e in found.items()]
-long = pd.DataFrame(long).drop(columns=["over_seeds", "over_sequences"])
-saved = run.save(long, "table_6.csv", source="ours in miniature: mini-rgbt, test, stored trainings")
+STEPS = {"longer": ("long", ""), "new head": ("HEAD", "")}
+STEPS |= {"UNet": ("DM", ""), "UViT": ("DM-uvit", "")}
+STEPS |= {"UNet over head": ("DM", "HEAD"), "UViT over head": ("DM-uvit", "HEAD")}
+STEPS |= {"UViT over UNet": ("DM-uvit", "DM"), "UNet over longer": ("DM", "long")}
+steps = [(f, step, a, b) for f in FAMILIES for step, (a, b) in STEPS.items()]
+difference = {(f, step): seeds.interval(stored(f, a) - stored(f, b)) for f, step, a, b in steps}
+text = {k: f"{e.value:+.1f} [{e.low:+.1f}, {e.high:+.1f}]" for k, e in difference.items()}
+print("SR, difference in points [95 %, over trainings and videos]")
+print(pd.DataFrame({f: {step: text[f, step] for step in STEPS} for f in FAMILIES}).to_string())
+for name in ("ViPT", "TBSI"):
+    e = seeds.interval(stored(name, "") - stored("OSTrack", "long"))
+    print(f"{name} over OSTrack, longer: {e}")
+table = pd.DataFrame([{"tracker": f, "step": k, **vars(e)} for (f, k), e in difference.items()])
+table = table.drop(columns=["over_seeds", "over_sequences"])
+saved = run.save(table, "table_6.csv", source="ours in miniature: mini-rgbt, test")
 
 # %% alt="TODO"
 fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True)
 for ax, family in zip(axes, FAMILIES, strict=True):
-    es = [found[family, t] for t in STEPS]
-    inks = ["0.35" if t in ("longer", "a new head") else plot.COLORS["DM"] for t in STEPS]
-    plot.forest(ax, list(STEPS), es, "SR, points", f"{family}, {es[0].seeds} trainings", inks)
+    es = [difference[family, step] for step in STEPS]
+    inks = ["0.35" if step in ("longer", "new head") else plot.COLORS["DM"] for step in STEPS]
+    plot.forest(ax, list(STEPS), es, "SR, points", f"{family}, n = {es[0].seeds}", inks)
     ax.axvline(0, color="0.6", lw=0.8)
-    base = printed(family, "")
-    for k, suffix in ((2, "DM"), (3, "DM-uvit")):
-        if text := printed(family, suffix):
-            ax.plot(float(text) - float(base), len(STEPS) - 1 - k, "|", color="k", ms=11, mew=1.6)
+    for y, kind in ((5, "DM"), (4, "DM-uvit")):
+        if printed(family, kind):
+            gain = float(printed(family, kind)) - float(printed(family, ""))
+            ax.plot(gain, y, "|", color="k", ms=11, mew=1.6)
 plt.show()
 
 # %% [markdown]
@@ -543,7 +528,9 @@ from gmmt.trackers.vit import perceptron
 assert wasted is not None, "no answer yet"
 with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
     perceptron(768)(torch.zeros(3, 768, 768))  # three bridges; as many tokens answer as ask: 768
-assert abs(wasted - counter.get_total_flops() / 1e9) < 0.01, f"counted: {counter.get_total_flops() / 1e9:.1f}"
+assert abs(wasted - counter.get_total_flops() / 1e9) < 0.01, (
+    f"counted: {counter.get_total_flops() / 1e9:.1f}"
+)
 print(f"right: {wasted:.1f} GFLOP, beside the {shown_gflop:.0f} that a frame takes without them")
 
 # %% [markdown]
