@@ -10,6 +10,7 @@ SEED ?= 0
 JOBS ?= 2
 PARAMS ?=
 NOTEBOOKS ?=
+TABLE ?= 2
 
 # The stamps carry the checkout's place: a virtual environment that was moved or copied with its checkout is set up anew.
 PLACE := $(shell pwd | cksum | cut -d ' ' -f 1)
@@ -29,8 +30,8 @@ help:
 	@echo 'make reproduce [PROFILE=auto] [SEED=0] [JOBS=2]'
 	@echo '        run every notebook that is missing or stale, JOBS at a time; the results are in runs/'
 	@echo '        PROFILE: smoke, cpu, gpu, paper, auto    SEED=0,1,2: three seeds    PARAMS="steps=3": change a parameter of notebooks'
-	@echo 'make choices    the miniature: try every row of Table 2 with each plan of its grid on validation (hours)'
-	@echo 'make table SEED=0,1  the miniature: train and test all rows of Table 2, an hour of one core each; into notebooks/results/'
+	@echo 'make choices [TABLE=2]  the miniature: try every row of Table 2 with each plan of its grid on validation (hours); 6: on ViTs'
+	@echo 'make table [TABLE=2] SEED=0,1  the miniature: train and test all its rows, an hour of one core each; into notebooks/results/'
 	@echo 'make test       run the tests, then every notebook against its stored results'
 	@echo 'make lab        open the notebooks in JupyterLab'
 	@echo 'make notebooks [NOTEBOOKS="01_noise_schedule"]'
@@ -43,10 +44,10 @@ reproduce: $(READY)
 	@$(PY) -m workflow.batch reproduce --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)' --params='$(PARAMS)'
 
 choices: $(READY)
-	@$(PY) -m workflow.batch reproduce --goal=choices --profile='$(PROFILE)' --jobs='$(JOBS)'
+	@$(PY) -m workflow.batch reproduce --goal=choices --table='$(TABLE)' --profile='$(PROFILE)' --jobs='$(JOBS)'
 
 table: $(READY)
-	@$(PY) -m workflow.batch reproduce --goal=table --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
+	@$(PY) -m workflow.batch reproduce --goal=table --table='$(TABLE)' --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
 
 # Two runs, because only the notebooks are under the profile smoke; both are made even if the first fails. Of a notebook the cells tagged
 # nbval-check-output are compared, the others must raise no error. Each worker gets its share of the cores.

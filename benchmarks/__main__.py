@@ -1,9 +1,9 @@
-"""`python -m benchmarks [score] [fusion] [track]`: prints each measurement beside its yardstick."""
+"""`python -m benchmarks [score] [fusion] [track] [trackers]`: prints each measurement beside its yardstick."""
 
 import argparse
 import importlib
 
-NAMES = ("score", "fusion", "track")
+NAMES = ("score", "fusion", "track", "trackers")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -2,12 +2,16 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from gmmt.data import manifest
 from gmmt.errors import GmmtError, SettingError
+from gmmt.files import ROOT
+from gmmt.notebook import resolve_profile
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,8 +28,6 @@ def fetch(
     data: Data = None,
 ) -> None:
     """Get data sets, weights or result archives by their manifests, and check every byte."""
-    from gmmt.data import manifest
-
     if not names:
         for name, m in manifest.load_all().items():
             print(f"{name:18s} {m.kind:10s} {m.title}")
@@ -36,11 +38,9 @@ def fetch(
 @app.command()
 def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")], data: Data = None) -> None:
     """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a data set."""
-    from gmmt.data.verify import verify as check
-
     bad = False
     for name in names:
-        problems = check(name, data=data)
+        problems = manifest.verify(name, data=data)
         for line in problems or ["complete and unchanged"]:
             typer.echo(f"{name}: {line}", err=bool(problems))
         bad |= bool(problems)
@@ -60,8 +60,6 @@ def score(
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the sequences behind the 95 % intervals; 0 for none.")] = 2000,
 ) -> None:
     """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
-    from dataclasses import replace
-
     from gmmt import metrics, results
     from gmmt.data.benchmarks import ground_truth, read_results
 
@@ -137,9 +135,6 @@ def track(
 
 def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:
     """Returns the profile that is meant, and the folder of its trained weights."""
-    from gmmt.files import ROOT
-    from gmmt.notebook import resolve_profile
-
     profile = resolve_profile(profile)
     return profile, weights or (ROOT or Path.cwd()) / "runs" / profile / f"seed{seed}" / "trackers"
 

@@ -19,3 +19,7 @@ class DownloadError(GmmtError, OSError):
 
 class SettingError(GmmtError, ValueError):
     """A profile, parameter or option that does not exist or is out of range."""
+
+
+class WeightsError(GmmtError, ValueError):
+    """A file of weights is not readable, or another model's."""

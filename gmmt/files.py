@@ -6,8 +6,8 @@ import uuid
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+# The checkout that this package is run from, or None if it was installed without one.
 ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
-"""The checkout that this package is run from, or None if it was installed without one."""
 
 
 def resource(name: str) -> Path:

@@ -18,9 +18,6 @@ All features are [B, C, H, W]. What goes in and out, exactly:
 The paper keeps U for RAW and does not say what stands in the noise's place; here zeros do, so that NOISE - RAW isolates the noise.
 """
 
-import copy
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,12 +63,6 @@ class Fusion(nn.Module):
         """Returns U(x, t, f_1, ...) [B, C, H, W] in x's own precision, whatever the precision of U's weights."""
         dtype = next(self.network.parameters(), x).dtype
         return self.network(x.to(dtype), t, *(g.to(dtype) for g in given)).to(x.dtype)
-
-    def for_inference(self, dtype: torch.dtype = torch.bfloat16) -> "Fusion":
-        """Returns a copy in evaluation mode with U's weights cast once; autocast would cast them at every call. Half the memory."""
-        fast = copy.deepcopy(self).eval()
-        fast.network.to(dtype)
-        return fast
 
 
 class OneCall(Fusion):
@@ -137,31 +128,23 @@ class DiffusionFusion(Fusion):
         track_t: str = "random",
         time: str = "step",
     ):
-        """Wraps U(x_t, t, f_1, ...).
+        """Wraps U(x_t, t, f_1, ...); ValueError for another value, or for "released" weighting of another target than x_0.
 
-        Args:
-            schedule: cosine with T = 1000 unless given.
-            target: what U predicts: "x_0", "noise" (the paper's text) or "v".
-            weighting: "plain" squared error on the target, or "released": U predicts x_0, the error is that of the noise derived from it.
-            track_t: the head gets x_0_hat at the "random" t of the loss (released), or at the "last" t from pure noise, as at test.
-            time: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
-
-        Raises:
-            ValueError: an option has no such value, or "released" weighting is asked for with another target than x_0.
+        - `schedule` is cosine with T = 1000 unless given; `target` is what U predicts: "x_0", "noise" (the paper's text) or "v".
+        - `weighting`: "plain" squared error on the target, or "released": U predicts x_0, the error is that of the noise derived from it.
+        - `track_t`: the head gets x_0_hat at the "random" t of the loss (released), or at the "last" t from pure noise, as at test.
+        - `time`: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but alpha_bar at test (released).
         """
         super().__init__(network, channels, modalities)
-        for name, value, known in (
-            ("target", target, ("x_0", "noise", "v")),
-            ("weighting", weighting, ("plain", "released")),
-            ("track_t", track_t, ("random", "last")),
-            ("time", time, ("step", "level")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {known}, got {value!r}")
-        if weighting == "released" and target != "x_0":
-            raise ValueError("the released weighting is for target='x_0'")
         self.schedule = schedule or Schedule.cosine()
         self.target, self.weighting, self.track_t, self.time = target, weighting, track_t, time
+        known = {"target": ("x_0", "noise", "v"), "weighting": ("plain", "released")}
+        known |= {"track_t": ("random", "last"), "time": ("step", "level")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        if weighting == "released" and target != "x_0":
+            raise ValueError("the released weighting is for target='x_0'")
 
     def _predict(self, x_t: Tensor, t: Tensor, given: list[Tensor], training: bool) -> tuple[Tensor, Tensor]:
         """Returns U's output and the x_0_hat that it implies, both [B, C, H, W], for steps t [B]."""
@@ -175,20 +158,10 @@ class DiffusionFusion(Fusion):
         convert = self.schedule.predict_x_0 if self.target == "noise" else self.schedule.x_0_from_v
         return out, convert(x_t, t, out)
 
-    def loss(self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at a random t for each item}."""
-        t = (
-            generator.steps(self.schedule.T, len(fused))
-            if isinstance(generator, Draws)
-            else random_steps(self.schedule.T, len(fused), generator)
-        )
-        noise = unit_noise(fused, generator)
-        return self.loss_at(t, noise, fused, *features, generator=generator)
-
-    def loss_at(
-        self, t: Tensor, noise: Tensor, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the same for given steps t [B] and noise [B, C, H, W]."""
+    def loss(self, fused: Tensor, *features: Tensor, t: Tensor | None = None, noise: Tensor | None = None, generator=None):
+        """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at steps t [B] with noise [B, C, H, W]}, random unless given."""
+        t = random_steps(self.schedule.T, len(fused), generator) if t is None else t
+        noise = unit_noise(fused, generator) if noise is None else noise
         given, x_0 = self.given(features), self.normalize(0, fused)
         x_t = self.schedule.q_sample(x_0, t, noise)
         n = len(x_0)
@@ -210,9 +183,8 @@ class DiffusionFusion(Fusion):
     ) -> Tensor:
         """Returns fused* [B, C, H, W], made from pure noise in `steps` calls of U.
 
-        Args:
-            eta: fresh noise of DDIM: 0 none, 1 as much as ancestral sampling of the sub-chain (released). At steps = 1 it has no effect.
-            sampler: "ddim", or "recursion": the supplement's pseudo code, which feeds fused* back as the next x_t without noise.
+        `eta` is DDIM's fresh noise: 0 none, 1 as much as ancestral sampling of the sub-chain (released); at steps = 1 it has no effect.
+        `sampler`: "ddim", or "recursion": the supplement's pseudo code, which feeds fused* back as the next x_t without noise.
         """
         if sampler not in ("ddim", "recursion"):
             raise ValueError(f"sampler must be 'ddim' or 'recursion', got {sampler!r}")
@@ -227,14 +199,6 @@ class DiffusionFusion(Fusion):
             fresh = unit_noise(x_t, generator) if eta and t_next >= 0 else None
             x_t = self.schedule.ddim_step(x_t, x_0, t, t_next, eta if fresh is not None else 0.0, fresh)
         return self.denormalize(x_t)
-
-
-PRESETS: Mapping[str, Mapping[str, str]] = {
-    "paper": {"target": "noise", "weighting": "plain", "track_t": "random", "time": "step"},
-    "released": {"target": "x_0", "weighting": "released", "track_t": "random", "time": "level"},
-    "ours": {"target": "x_0", "weighting": "plain", "track_t": "last", "time": "step"},
-}
-"""Options of DiffusionFusion: as the paper's text has them, as the released code has them, and a consistent choice for s = 1."""
 
 
 def make_fusion(variant: str, network: nn.Module, channels: int, discriminator: nn.Module | None = None, **options) -> Fusion:
@@ -257,24 +221,24 @@ class Draws:
     the same steps. In tracking (`same`) all items get one noise, so that a sequence's result does not depend on those beside it.
     """
 
-    def __init__(self, seed: int, rank: int = 0, world: int = 1, same: bool = False):
-        """Starts at `seed`, for process `rank` of `world`."""
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, seed: int | None, rank: int = 0, world: int = 1, same: bool = False):
+        """Starts at `seed`, for process `rank` of `world`; None: all noise is zero, which shows what a generator makes without any."""
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.rank, self.world, self.same = rank, world, same
 
     def noise(self, shape: torch.Size) -> Tensor:
         """Returns unit Gaussian noise [B, ...]."""
+        if self.generator is None:
+            return torch.zeros(shape)
         if self.same:
             return torch.randn(1, *shape[1:], generator=self.generator).expand(shape)
         return torch.randn(self.world * shape[0], *shape[1:], generator=self.generator)[self.rank * shape[0] : (self.rank + 1) * shape[0]]
 
-    def steps(self, T: int, n: int) -> Tensor:
-        """Returns random steps [n] in 0..T-1."""
-        return random_steps(T, self.world * n, self.generator)[self.rank * n : (self.rank + 1) * n]
 
-
-def random_steps(T: int, n: int, generator: torch.Generator | None) -> Tensor:
+def random_steps(T: int, n: int, generator: torch.Generator | Draws | None) -> Tensor:
     """Returns random steps [n] in 0..T-1, on the CPU."""
+    if isinstance(generator, Draws):
+        return random_steps(T, generator.world * n, generator.generator)[generator.rank * n : (generator.rank + 1) * n]
     return torch.randint(T, (n,), generator=generator, device=generator.device if generator else "cpu").cpu()
 
 

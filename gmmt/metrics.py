@@ -8,13 +8,13 @@ One box per frame is compared with one or two ground-truth boxes (RGB-T benchmar
 
 become three rates per sequence (PR: e <= 20, NPR: e_n <= 0.2, SR: area under the share of frames with o > threshold), and those become
 one number per benchmark. Toolkits differ in every step; a `Protocol` names each choice and `PROTOCOLS` holds the official ones.
-
 Boxes are (x, y, w, h) in pixels, top-left corner, float64.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -28,24 +28,22 @@ METRICS = ("PR", "NPR", "SR")
 class Protocol:
     """The conventions behind a score; each field is one choice that toolkits make differently.
 
-    Attributes:
-        name: how tables call it.
-        precision_threshold: PR counts frames with a centre error up to this many pixels.
-        precision_strict: count error < threshold instead of error <= threshold.
-        norm_precision_threshold: the same for the normalised error; its comparison is always <=.
-        success_thresholds: SR averages over this many thresholds, equally spaced in [0, 1], both ends included.
-        success_strict: a frame succeeds where overlap > threshold (not >=); matters at threshold 0, which every overlap reaches.
-        area: "mean" of the success curve's points, or its "trapezoid" integral (end points weigh half).
-        modality: "best" takes a frame's smaller error and larger overlap of the annotated modalities (MPR, MSR); "first", "second": one.
-        pool: "sequences" gives every sequence the same weight, "frames" every frame.
-        first_frame: "truth" replaces the first predicted box by the ground truth (it is given to the tracker anyway).
-        invalid_prediction: a predicted box without area is kept as it is ("keep") or replaced by the last valid one ("repeat").
-        invalid_truth: "keep" compares with whatever is annotated; "any" marks rows with any field <= 0, "size" only those with
-            w <= 0 or h <= 0: such a frame counts as a hit in PR and NPR and as a miss in SR; "drop" leaves frames without a target out.
-        rounding: "none" or "round" (predicted boxes to whole pixels, halves to even).
-        lengths: a result with another number of rows than the ground truth: "official" clips both to the shorter one if they differ by
-            one row, else refuses; "clip" always clips; "pad" counts missing rows as boxes without area. Each warns, by sequence.
-        dtype: precision of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in float32).
+    name: how tables call it.
+    precision_threshold: PR counts frames with a centre error up to this many pixels; precision_strict: only those with less.
+    norm_precision_threshold: the same for the normalised error; its comparison is always <=.
+    success_thresholds: SR averages over this many thresholds, equally spaced in [0, 1], both ends included.
+    success_strict: a frame succeeds where overlap > threshold (not >=); matters at threshold 0, which every overlap reaches.
+    area: "mean" of the success curve's points, or its "trapezoid" integral (end points weigh half).
+    modality: "best" takes a frame's smaller error and larger overlap of the annotated modalities (MPR, MSR); "first", "second": one.
+    pool: "sequences" gives every sequence the same weight, "frames" every frame.
+    first_frame: "truth" replaces the first predicted box by the ground truth (it is given to the tracker anyway).
+    invalid_prediction: a predicted box without area is kept as it is ("keep") or replaced by the last valid one ("repeat").
+    invalid_truth: "keep" compares with whatever is annotated; "any" marks rows with any field <= 0, "size" only those with w <= 0 or
+        h <= 0: such a frame counts as a hit in PR and NPR and as a miss in SR; "drop" leaves frames without a target out.
+    rounding: "none" or "round" (predicted boxes to whole pixels, halves to even).
+    lengths: a result with another number of rows than the ground truth: "official" clips both to the shorter one if they differ by one
+        row, else refuses; "clip" always clips; "pad" counts missing rows as boxes without area. Each warns, by sequence.
+    dtype: precision of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in float32).
     """
 
     name: str
@@ -65,16 +63,13 @@ class Protocol:
     dtype: str = "float64"
 
 
+# The official protocol of each benchmark, as its MATLAB toolkit computes it.
 PROTOCOLS: Mapping[str, Protocol] = {
     "gtot": Protocol("GTOT", precision_threshold=5.0, precision_strict=True, success_thresholds=51, area="trapezoid", pool="frames"),
     "rgbt210": Protocol("RGBT210"),
     "rgbt234": Protocol("RGBT234"),
     "lasher": Protocol("LasHeR", modality="first", first_frame="truth", invalid_prediction="repeat", invalid_truth="any"),
 }
-"""The official protocol of each benchmark, as its MATLAB toolkit computes it."""
-
-
-# --- measures of single frames -------------------------------------------------------------------------------------------------------
 
 
 def center(boxes: np.ndarray) -> np.ndarray:
@@ -106,19 +101,13 @@ def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Frames:
-    """Measures of all frames of all sequences, one after the other.
+    """Measures of all N frames of S sequences, one after the other; -1 in a frame marked invalid (a hit for errors, a miss for overlap)."""
 
-    Attributes:
-        sequences: names, length S.
-        lengths: frames per sequence [S]; they sum to N.
-        error, norm_error, overlap: [N]. A frame marked invalid has error -1 (a hit at every threshold) and overlap -1 (a miss).
-    """
-
-    sequences: tuple[str, ...]
-    lengths: np.ndarray
-    error: np.ndarray
-    norm_error: np.ndarray
-    overlap: np.ndarray
+    sequences: tuple[str, ...]  # names
+    lengths: np.ndarray  # frames per sequence [S]; they sum to N
+    error: np.ndarray  # [N], pixels
+    norm_error: np.ndarray  # [N]
+    overlap: np.ndarray  # [N]
 
     def mean_by_sequence(self, values: np.ndarray) -> np.ndarray:
         """Returns the mean over each sequence's frames [S, ...] of per-frame values [N, ...]."""
@@ -127,11 +116,9 @@ class Frames:
 
 
 def measure(predictions: Mapping[str, np.ndarray], truths: Mapping[str, Sequence[np.ndarray]], protocol: Protocol) -> Frames:
-    """Returns the measures of every frame under `protocol`; raises ResultFileError for lengths that it does not allow.
+    """Returns the measures of every frame of sequences with predictions; ResultFileError for lengths that `protocol` does not allow.
 
-    Args:
-        predictions: boxes [n, 4] of each sequence.
-        truths: for each sequence, the ground truth [n, 4] of each annotated modality. Sequences without predictions are not scored.
+    `predictions` are boxes [n, 4] by sequence, `truths` the ground truth [n, 4] of each annotated modality.
     """
     names = tuple(name for name in truths if name in predictions)
     pick = {"best": slice(None), "first": slice(0, 1), "second": slice(1, 2)}[protocol.modality]
@@ -184,14 +171,10 @@ def _equal_lengths(name: str, rows: np.ndarray, annotated: Sequence[np.ndarray],
     return rows[:n], np.stack([a[:n] for a in annotated])
 
 
-# --- from frames to scores -----------------------------------------------------------------------------------------------------------
-
-
 def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Returns each frame's contribution [N] to SR: the area under its own success curve, a step from 1 to 0 at its overlap.
 
-    SR is the mean of these, because averaging over frames and over thresholds commute. With infinitely many thresholds the area is
-    the overlap itself: SR is the mean overlap, rounded to a grid.
+    SR is the mean of these, because averages over frames and over thresholds commute: the mean overlap, rounded to the thresholds' grid.
     """
     n = protocol.success_thresholds
     weights = np.full(n, 1 / n)
@@ -204,19 +187,12 @@ def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one tracker on one benchmark, by sequence.
+    """Scores of one tracker on one benchmark, by sequence."""
 
-    Attributes:
-        sequences: names, length S.
-        n_frames: frames scored in each [S].
-        values: metric name -> share in [0, 1] of each sequence [S].
-        pool: how sequences are weighted in a mean, as in `Protocol`.
-    """
-
-    sequences: tuple[str, ...]
-    n_frames: np.ndarray
-    values: Mapping[str, np.ndarray]
-    pool: str
+    sequences: tuple[str, ...]  # S names
+    n_frames: np.ndarray  # frames scored in each [S]
+    values: Mapping[str, np.ndarray]  # metric name -> share in [0, 1] of each sequence [S]
+    pool: str  # how sequences are weighted in a mean, as in `Protocol`
 
     def weights(self) -> np.ndarray:
         """Returns the weight [S] of each sequence in a mean, not normalised."""
@@ -228,9 +204,8 @@ class Scores:
 
     def subset(self, names: Sequence[str]) -> "Scores":
         """Returns the scores of those sequences only (an attribute's, say)."""
-        keep = [i for i, name in enumerate(self.sequences) if name in names]
-        kept = tuple(self.sequences[i] for i in keep)
-        return Scores(kept, self.n_frames[keep], {m: v[keep] for m, v in self.values.items()}, self.pool)
+        keep = np.array([name in names for name in self.sequences], bool)
+        return Scores(tuple(compress(self.sequences, keep)), self.n_frames[keep], {m: v[keep] for m, v in self.values.items()}, self.pool)
 
 
 def score(predictions: Mapping[str, np.ndarray], truths: Mapping[str, Sequence[np.ndarray]], protocol: Protocol) -> Scores:
@@ -249,59 +224,6 @@ def score_frames(frames: Frames, protocol: Protocol, acts: np.ndarray | None = N
     acts = np.ones(len(frames.error), bool) if acts is None else acts
     share = frames.mean_by_sequence(acts)
     keep = share > 0
-    names = tuple(name for name, kept in zip(frames.sequences, keep, strict=True) if kept)
     means = {m: frames.mean_by_sequence(v * acts)[keep] / share[keep] for m, v in values.items()}
-    return Scores(names, (frames.lengths * share).round().astype(int)[keep], means, protocol.pool)
-
-
-# --- VOT long-term: a tracker may say that the target is absent -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LongTerm:
-    """Long-term measures at each confidence threshold (Lukezic et al., 2018).
-
-    Attributes:
-        thresholds, precision, recall: [T]; T = 1, one operating point, for a tracker without confidences.
-        f_score: the harmonic mean of precision and recall [T].
-        best: the index of the largest F, where VOT reads off its three numbers.
-    """
-
-    thresholds: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-    f_score: np.ndarray
-    best: int
-
-
-def long_term(overlaps: Sequence[np.ndarray], visible: Sequence[np.ndarray], confidences: Sequence[np.ndarray] | None = None) -> LongTerm:
-    """Returns precision, recall and F of the VOT long-term challenge, averaged over sequences.
-
-    At confidence threshold tau a tracker reports the frames with confidence >= tau. Precision is its mean overlap over the frames that
-    it reports (absent targets count 0; 1 by definition if it reports none), recall its summed overlap over the frames in which the
-    target is visible. The thresholds are at most 98 quantiles of all confidences, +inf and -inf. ValueError if a target is never visible.
-
-    Args:
-        overlaps: of each sequence [n], in [0, 1]; whatever stands where the target is absent counts as 0.
-        visible: of each sequence [n], bool.
-        confidences: of each sequence [n]; None means that every frame is reported.
-    """
-    if confidences is None:
-        confidences, thresholds = [np.zeros(len(o)) for o in overlaps], np.array([0.0])
-    else:
-        pooled = np.sort(np.concatenate(confidences))[::-1]
-        picked = np.unique(np.linspace(0, len(pooled) - 1, min(98, len(pooled))).round().astype(int))
-        thresholds = np.concatenate([[np.inf], pooled[picked], [-np.inf]])
-    precision, recall = np.zeros(len(thresholds)), np.zeros(len(thresholds))
-    for o, v, c in zip(overlaps, visible, confidences, strict=True):
-        if not v.any():
-            raise ValueError("a sequence without a visible target has no recall")
-        order = np.argsort(-c, kind="stable")
-        summed = np.concatenate([[0.0], np.cumsum(np.where(v, o, 0.0)[order])])
-        reported = np.searchsorted(-c[order], -thresholds, side="right")  # how many frames have confidence >= tau
-        precision += np.where(reported > 0, summed[reported] / np.maximum(reported, 1), 1.0)
-        recall += summed[reported] / v.sum()
-    precision, recall = precision / len(overlaps), recall / len(overlaps)
-    total = precision + recall
-    f_score = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    return LongTerm(thresholds, precision, recall, f_score, int(np.argmax(f_score)))
+    n_frames = (frames.lengths * share).round().astype(int)[keep]
+    return Scores(tuple(compress(frames.sequences, keep)), n_frames, means, protocol.pool)

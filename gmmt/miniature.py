@@ -29,86 +29,64 @@ from gmmt.networks.discriminator import Discriminator
 from gmmt.networks.unet import UNet
 from gmmt.networks.uvit import UViT
 from gmmt.notebook import did_you_mean
+from gmmt.trackers.base import Tracker
+from gmmt.trackers.official import KINDS
 from gmmt.trackers.siamese import Siamese
-from gmmt.training import Pairs, Plan, Stage, hash_of, load_or_train
+from gmmt.training import STAGES, Pairs, Plan, Stage, hash_of, load_or_train
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A profile's training sequences and frames drawn from each, validation and test sequences, their frames, and plans of the stages."""
+    """A profile's training sequences and frames drawn from each, validation and test sequences, their frames, how stages are trained."""
 
     train: tuple[int, int]
     val: int
     test: int
     length: int
-    plans: Mapping[str, Plan]
+    steps: Mapping[str, int]
+    batch: int
     source: str = "mini-rgbt"
 
-
-def _plans(one: int, two: int, three: int, batch: int = 32) -> dict[str, Plan]:
-    return {"1.1": Plan(one, batch), "1.2": Plan(two, batch), "2": Plan(three, batch, rate=1e-3)}
-
-
-SETTINGS: Mapping[str, Setting] = {
-    "smoke": Setting((40, 6), 8, 8, 16, _plans(12, 12, 8)),
-    "cpu": Setting((1504, 6), 150, 150, 48, _plans(800, 1600, 1600, batch=16)),
-    "gpu": Setting((8000, 8), 241, 233, 48, _plans(4000, 8000, 8000, batch=64)),
-}
-"""Setting of each profile (`paper` takes that of `gpu`: a miniature does not grow); AdamW where the paper has SGD, for want of steps."""
+    def plan(self, stage: str, kind: str) -> Plan:
+        """Returns the Plan of a stage of a kind of tracker: AdamW where the paper has SGD, for want of steps."""
+        steps = self.steps.get(f"{stage[:3]} {kind}", self.steps[stage[:3]])
+        # A ViT must learn first to compare patches, and does so late: its rate may not fall as far as that of others.
+        return Plan(steps, self.batch, rate=1e-3 if stage == "2" else 2e-3, last=0.01 if kind == "siamese" else 0.1)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: what is trained in stage 2 (nothing for RGB, TIR and Base)."""
+    """A row of a table: a tracker in a mode, and in mode "stage2" what makes `fused` (nothing: the tracker itself, under a new head)."""
 
     mode: str
     variant: str = ""
     network: str = "unet"
     options: Mapping[str, str] = field(default_factory=dict)
     meaning: str = ""
+    tracker: str = "siamese"
+    longer: str = ""  # the stage by whose steps the row's last one is longer
 
 
-ROWS: Mapping[str, Row] = {
-    "RGB": Row("rgb", meaning="the RGB tracker alone (stage 1.1)"),
-    "TIR": Row("tir", meaning="the thermal tracker alone (stage 1.1)"),
-    "Base": Row("base", meaning="both, fused by one convolution (stage 1.2)"),
-    "Base-long": Row("base", meaning="Base, trained for as many steps as stages 1.2 and 2 together: control"),
-    "HEAD": Row("stage2", meaning="Base's fused features under stage 2's new head: control"),
-    "TRK": Row("stage2", "TRK", meaning="U without a generative loss: control"),
-    "NOISE": Row("stage2", "NOISE", meaning="RAW with noise at its input: control"),
-    "RAW": Row("stage2", "RAW", meaning="U by regression to fused"),
-    "CGAN": Row("stage2", "CGAN", meaning="U as generator of a conditional GAN"),
-    "DM": Row("stage2", "DM", options={"track_t": "last"}, meaning="U by diffusion, the head trained at the t that is used at test"),
-    "DM-random": Row("stage2", "DM", options={"track_t": "random"}, meaning="DM, the head trained at random t (released)"),
-    "DM-released": Row("stage2", "DM", options={"track_t": "random", "weighting": "released"}, meaning="DM with the released weighting"),
-    "DM-noise": Row("stage2", "DM", options={"track_t": "random", "target": "noise"}, meaning="DM that predicts noise (the paper's text)"),
-    "RAW-uvit": Row("stage2", "RAW", "uvit", meaning="RAW with the UViT"),
-    "DM-uvit": Row("stage2", "DM", "uvit", {"track_t": "last"}, meaning="DM with the UViT"),
+_CONTENT = json.loads(files.resource("miniature.json").read_text(encoding="utf-8"))
+SETTINGS: Mapping[str, Setting] = {name: Setting(**fields) for name, fields in _CONTENT["profiles"].items()}
+"""Setting of each profile; `paper` takes that of `gpu`: a miniature does not grow."""
+ALL_ROWS: Mapping[str, Row] = {name: Row(**fields) for name, fields in _CONTENT["rows"].items()}
+ROWS: Mapping[str, Row] = {name: row for name, row in ALL_ROWS.items() if row.tracker == "siamese"}
+"""The rows of Table 2, all on the Siamese tracker; the others are those of the supplement's Table 6 on trackers with a ViT."""
+TRACKERS: Mapping[str, Mapping[str, str]] = {
+    "siamese": {"1.1 rgb": "RGB", "1.1 tir": "TIR", "1.2": "Base"},
+    "ostrack": {"1.1 rgb": "OSTrack"},
+    "vipt": {"1.2": "ViPT"},
+    "tbsi": {"1.2": "TBSI"},
 }
-
-
-GRID = ((1.0, 1e-3), (0.1, 1e-3), (10.0, 1e-3), (1.0, 5e-4), (1.0, 2e-3))
-"""(lam, rate) that every row is offered, written down before any was tried; Base, which has no lam, is offered twice these rates."""
-
-GRID_SEED = 1000
-"""Seed of the trainings behind the choice; no number in a table comes from them."""
-
-
-def grid(name: str) -> tuple[dict[str, float], ...]:
-    """Returns the plans that Base or a row of stage 2 is offered, {"lam": ..., "rate": ...} each; all stand on the Base that was chosen."""
-    if name == "Base":
-        return tuple({"rate": 2 * rate} for lam, rate in GRID if lam == 1)
-    if ROWS[name].mode != "stage2":
-        return ()
-    alone = ROWS[name].variant in ("", "TRK")
-    return tuple({"lam": 0.0 if alone else lam, "rate": rate} for lam, rate in GRID if lam == 1 or not alone)
+"""Which row each stage before the last one makes."""
 
 
 @cache
 def choices() -> Mapping[str, Mapping[str, float]]:
     """Returns the chosen plan of each row, {"lam": ..., "rate": ...}, from the stored choices; empty where nothing was chosen yet."""
-    path = files.stored_results_dir() / "miniature" / "choices.csv"
-    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    paths = sorted(files.stored_results_dir().glob("miniature*/choices.csv"))
+    rows = [row for path in paths for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
     return {r["row"]: {k: float(r[k]) for k in ("lam", "rate") if r[k]} for r in rows if r["chosen"] == "True"}
 
 
@@ -118,22 +96,28 @@ def setting(profile: str, source: str = "mini-rgbt") -> Setting:
 
 
 def plan_of(name: str, stage: str, profile: str, changes: Mapping | None = None) -> Plan:
-    """Returns the Plan of stage "1.2" or "2" of a row: the profile's, with `changes`, or with the stored choice if that is None."""
-    plans = setting(profile).plans
-    changes = choices().get("Base" if stage == "1.2" else name, {}) if changes is None else changes
-    if stage == "1.2":
-        more = plans["2"].steps if name == "Base-long" else 0
-        return replace(plans["1.2"], steps=plans["1.2"].steps + more, **changes)
-    return replace(plans["2"], **({"lam": 0.0} if ROWS[name].variant in ("", "TRK") else {}) | dict(changes))
+    """Returns the Plan of a row's stage: the profile's, with `changes`, or with the stored choice if that is None."""
+    row = ALL_ROWS[name]
+    own, makes = setting(profile).plan(stage, row.tracker), TRACKERS[row.tracker]
+    changes = choices().get(makes.get(stage, name), {}) if changes is None else changes
+    if stage == "2" and row.variant in ("", "TRK"):
+        own = replace(own, lam=0.0)
+    longer = setting(profile).steps[row.longer] if row.longer and stage == [*makes][-1] else 0
+    return replace(own, **{"steps": own.steps + longer, **changes})
 
 
 @cache
-def training_pairs(n: int, frames: int, length: int, source: str) -> Pairs:
-    """Returns the training split in memory: `frames` random frames of each sequence, drawn anew in a few seconds."""
+def training_frames(n: int, frames: int, length: int, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `frames` random frames [S, F, 4, H, W] of each training sequence and their boxes [S, F, 4], drawn anew in a few seconds."""
     sequences, rng = synthetic.benchmark("train", n, length, source), np.random.default_rng(0)
     at = [np.sort(rng.choice(length, frames, replace=False)) for _ in sequences]
     images = np.stack([np.stack([s.frame(i) for i in a]) for s, a in zip(sequences, at, strict=True)])
-    return Pairs(images, np.stack([s.boxes[a] for s, a in zip(sequences, at, strict=True)]), template=32, search=64)
+    return images, np.stack([s.boxes[a] for s, a in zip(sequences, at, strict=True)])
+
+
+def training_pairs(n: int, frames: int, length: int, source: str, like: type[Tracker] = Siamese) -> Pairs:
+    """Returns what draws batches from these frames, with crops as trackers `like` the one to be trained have them."""
+    return Pairs(*training_frames(n, frames, length, source), template=32, search=64, like=like)
 
 
 @cache
@@ -157,6 +141,18 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+def make_tracker(kind: str) -> Tracker:
+    """Returns an untrained tracker of the miniature's size: for the ViTs four blocks, 64 channels, and patches of 8 pixels."""
+    if kind == "siamese":
+        return Siamese()
+    sizes = {"hidden": 32, "dim": 64, "depth": 4, "heads": 4, "patch": 8, "template": 32, "search": 64}
+    tracker = KINDS[kind](**sizes, **({"at": (1, 2)} if kind == "tbsi" else {"keep": {}}))
+    for block in tracker.backbone.blocks:  # instead of pre-training: keys start as twice the queries, tokens look at those like them
+        query, key, _ = block.attn["qkv"].weight.data.chunk(3)
+        key.copy_(query.mul_(2))
+    return tracker
+
+
 def make_u(row: Row, channels: int) -> Fusion:
     """Returns the row's untrained fusion: U with about 0.3 M parameters, and D for a CGAN."""
     network = UNet(channels, 3, inner=24, groups=4) if row.network == "unet" else UViT(channels, 2, dim=64, heads=4)
@@ -169,7 +165,7 @@ class Trained:
     """A trained row: its tracker, the mode that `tracking.track` wants, a key of its configuration, and the curve of each stage."""
 
     name: str
-    tracker: Siamese
+    tracker: Tracker
     mode: str
     key: str
     curves: Mapping[str, Mapping[str, list[float]]]
@@ -186,48 +182,47 @@ def train(
     base_plan: Mapping | None = None,
     progress: bool = False,
 ) -> Trained:
-    """Returns a row of ROWS, trained, with weights kept in `folder`.
+    """Returns a row of ALL_ROWS, trained, with weights kept in `folder`; SettingError if there is no such row.
 
     `plan` changes the Plan of stage 2, `base_plan` that of stage 1.2: {"lam": 3.0}, for example; None takes the stored choice.
-
-    Raises:
-        SettingError: there is no such row.
     """
-    if name not in ROWS:
-        raise SettingError(f"there is no row {name!r}: expected one of {', '.join(ROWS)}.{did_you_mean(name, ROWS)}")
-    row, s = ROWS[name], setting(profile, source)
-    base = {"code": code_hash(), "train": s.train, "length": s.length, "source": source}
-    options = {"folder": Path(folder), "seed": seed, "progress": progress}
+    if name not in ALL_ROWS:
+        raise SettingError(f"there is no row {name!r}: expected one of {', '.join(ALL_ROWS)}.{did_you_mean(name, ALL_ROWS)}")
+    row, s = ALL_ROWS[name], setting(profile, source)
+    makes = TRACKERS[row.tracker]
+    until = {"rgb": ("1.1 rgb",), "tir": ("1.1 tir",), "base": (*makes,)}.get(row.mode, STAGES)
 
     def pairs() -> Pairs:
         """Returns the training pairs, and sets what stage 2 standardises features by; called only where something is trained."""
-        own = training_pairs(*s.train, s.length, source)
+        own = training_pairs(*s.train, s.length, source, type(tracker))
         if tracker.fusion is not None:
             with torch.no_grad():
-                batches = [tracker.features(own.batch(64, (seed, 9, k))[1]) for k in range(4)]
-                f_rgb, f_tir = (torch.cat(f) for f in zip(*batches, strict=True))
-                tracker.fusion.fit(tracker.fused(f_rgb, f_tir), f_rgb, f_tir)
+                crops = [own.batch(64, (seed, 9, k))[:2] for k in range(4)]
+                batches = [tracker.streams(tracker.encode_template(z, "stage2"), x) for z, x in crops]
+                f_1, f_2, fused = (torch.cat(f) for f in zip(*batches, strict=True))
+                tracker.fusion.fit(fused, f_1, f_2)
         return own
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tracker = Siamese()
-        curves, keys = {}, []
-        for m in ("rgb", "tir"):
-            if row.mode in (m, "base", "stage2"):
-                stage = Stage(tracker, f"1.1 {m}")
-                key, curves[stage.stage] = load_or_train(m.upper(), stage, s.plans["1.1"], pairs, config=base, **options)
-                keys.append(key)
-        if row.mode in ("base", "stage2"):
-            own = plan_of(name, "1.2", profile, base_plan)
-            key, curves["1.2"] = load_or_train("Base", Stage(tracker, "1.2"), own, pairs, config=base | {"on": keys}, **options)
-        if row.mode == "stage2":
-            torch.manual_seed(seed + 1)  # every row: the same first weights of U
-            if row.variant:
-                tracker.fusion = make_u(row, tracker.channels)
-            own = plan_of(name, "2", profile, plan)
-            config = base | {"on": key, "row": asdict(replace(row, meaning="")), "u": hash_of(repr(tracker.fusion))}
-            key, curves["2"] = load_or_train(name, Stage(tracker, "2", own.lam), own, pairs, config=config, **options)
+        tracker, curves, on = make_tracker(row.tracker), {}, []
+        if row.tracker in ("vipt", "tbsi"):
+            first = train("OSTrack", profile, seed, folder, source=source, progress=progress)
+            tracker.inherit(first.tracker)
+            curves, on = dict(first.curves), [first.key]
+        for stage in tracker.stages():
+            if stage not in until:
+                continue
+            config = {"code": code_hash(), "train": s.train, "length": s.length, "source": source}
+            config |= {"tracker": row.tracker, "on": on if stage in ("1.2", "2") else []}
+            if stage == "2":
+                torch.manual_seed(seed + 1)  # every row: the same first weights of U
+                tracker.fusion = make_u(row, tracker.channels) if row.variant else None
+                config |= {"row": asdict(replace(row, meaning="")), "u": hash_of(repr(tracker.fusion))}
+            own = plan_of(name, stage, profile, plan if stage == "2" else base_plan if stage == "1.2" else {})
+            learner, options = Stage(tracker, stage, own.lam), {"folder": Path(folder), "seed": seed, "progress": progress}
+            key, curves[stage] = load_or_train(makes.get(stage, name), learner, own, pairs, config=config, **options)
+            on = [*on, key]
     return Trained(name, tracker.eval(), row.mode, key, curves)
 
 

@@ -24,8 +24,7 @@ from gmmt.errors import SettingError
 # Accelerate imports tqdm.auto, which asks for widgets in a notebook; the bars here are plain ones.
 warnings.filterwarnings("ignore", "IProgress not found")
 
-PROFILES = ("smoke", "cpu", "gpu", "paper")
-"""From the smallest to the largest; `auto` stands for one of them."""
+PROFILES = ("smoke", "cpu", "gpu", "paper")  # from the smallest to the largest; `auto` stands for one of them
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,8 @@ class Run:
     def save(self, table, name: str, *, source: str) -> str:
         """Returns where `table` (a tidy DataFrame) now lies; NAME.provenance.json beside it says how and from what it was made.
 
-        Args:
-            table: one row per observation; its index is not written, so that a named one is refused.
-            name: the file's name, `something.csv`.
-            source: where the numbers are from, for example "ours in miniature" or "authors' raw results, RGBT234".
+        `name` is the file's, `something.csv`; the table's index is not written, so that a named one is refused. `source` says where the
+        numbers are from, for example "ours in miniature" or "authors' raw results, RGBT234".
         """
         if not re.fullmatch(r"[\w.+-]+\.csv", name):
             raise SettingError(f"run.save() wants a plain file name that ends in .csv, not {name!r}.")
@@ -87,8 +84,7 @@ class Run:
 def start(name: str, *, profile: str = "auto", seed: int = 0) -> Run:
     """Returns the Run that a notebook works with, after printing one line that names it; raises SettingError for a bad argument.
 
-    Also sets the figure style, holds torch to the $GMMT_THREADS threads that a batch run grants and, where torch is already imported, seeds
-    its global generator, which is what the weights of new layers are drawn from.
+    Also sets the figure style, torch's threads ($GMMT_THREADS) and, where torch is imported, the global seed that new layers draw from.
     """
     if not re.fullmatch(r"\w+", name):
         raise SettingError(f"A notebook's name is its file's name without the ending, such as 01_noise_schedule, not {name!r}.")

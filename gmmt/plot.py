@@ -5,44 +5,28 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLORS = {
-    "RGB": "#0072B2",
-    "TIR": "#D55E00",
-    "depth": "#E69F00",
-    "fused": "#009E73",
-    "truth": "#000000",
-    "RAW": "#56B4E9",
-    "DM": "#CC79A7",
-    "CGAN": "#E69F00",
-    "TBSI+GMMT": "#CC79A7",
-    "DFAT": "#0072B2",
-    "APFNet": "#009E73",
-}
+Images = Sequence[np.ndarray]  # each [H, W] or [H, W, 3]
+Limits = tuple[float, float] | None  # the ends of the colours
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart: modalities, then methods.
+COLORS = {"RGB": "#0072B2", "TIR": "#D55E00", "depth": "#E69F00", "fused": "#009E73", "truth": "#000000"}
+COLORS |= {"RAW": "#56B4E9", "DM": "#CC79A7", "CGAN": "#E69F00", "TBSI+GMMT": "#CC79A7", "DFAT": "#0072B2", "APFNet": "#009E73"}
 INTERVAL = "95 % interval"
 
 
-def image_row(
-    images: Sequence[np.ndarray], titles: Sequence[str], title: str = "", limits: tuple[float, float] | None = None
-) -> plt.Figure:
-    """Returns a row of images [H, W] or [H, W, 3] with a title over each."""
+def image_row(images: Images, titles: Sequence[str], title: str = "", limits: Limits = None) -> plt.Figure:
+    """Returns a row of images with a title over each."""
     return image_grid([images], titles, [""], title, limits)
 
 
 def image_grid(
-    rows: Sequence[Sequence[np.ndarray]],
-    columns: Sequence[str],
-    labels: Sequence[str],
-    title: str = "",
-    limits: tuple[float, float] | None = None,
-    width: float = 7.0,
+    rows: Sequence[Images], columns: Sequence[str], labels: Sequence[str], title: str = "", limits: Limits = None, width: float = 7.0
 ) -> plt.Figure:
-    """Returns a grid of images: `columns` over the first row, `labels` left of each row; `limits` are the ends of the colours."""
+    """Returns a grid of images: `columns` over the first row, `labels` left of each row."""
     height, wide = np.shape(rows[0][0])[:2]
     each = (width - 0.7 * any(labels)) / len(columns)
-    figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=(width, len(rows) * each * height / wide + 0.45 + 0.1 * len(rows)), squeeze=False
-    )
+    size = (width, len(rows) * each * height / wide + 0.45 + 0.1 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
     for row, (images, label) in enumerate(zip(rows, labels, strict=True)):
         for column, image in enumerate(images):
             ax = axes[row, column]
@@ -71,11 +55,7 @@ def lines(ax: plt.Axes, x, curves: Mapping, xlabel: str, ylabel: str, title: str
 def forest(
     ax: plt.Axes, names: Sequence[str], estimates: Sequence, xlabel: str, title: str, colors: Sequence[str] | None = None, printed=()
 ) -> None:
-    """Draws estimates (objects with value, low, high) as dots with their intervals, one row each, from the top down.
-
-    Args:
-        printed: published values to mark beside them (NaN: none).
-    """
+    """Draws estimates (value, low, high) as dots with intervals, one row each from the top down; marks values as `printed` (NaN: none)."""
     y = np.arange(len(names))[::-1]
     for i, (row, e) in enumerate(zip(y, estimates, strict=True)):
         color = colors[i] if colors else COLORS["TBSI+GMMT"]

@@ -1,10 +1,10 @@
 """Score tables with their uncertainty, published numbers, and the scores stored in the project.
 
-A score is a mean over sequences, so its uncertainty is that of a sample of sequences: intervals are percentiles of a bootstrap that draws
-sequences with replacement. Two trackers on the same sequences are compared by the bootstrap of their paired difference, which is much
-tighter than two separate intervals suggest.
+A score is a mean over a sample of sequences: its interval is percentiles of a bootstrap that draws sequences with replacement. Two trackers
+on the same sequences are compared by the bootstrap of their paired difference, much tighter than two separate intervals suggest.
 """
 
+import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -13,12 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
+from gmmt.data import manifest
 from gmmt.data.benchmarks import GroundTruth, ground_truth, read_results
 from gmmt.errors import DownloadError, SettingError
 from gmmt.files import atomic_write, resource, stored_results_dir
 from gmmt.metrics import METRICS, PROTOCOLS, Scores, score
 
 TABLE_COLUMNS = ("benchmark", "tracker", "subset", "metric", "value", "low", "high", "n_sequences")
+STORED = "raw_scores.csv"
+
+# Archives of raw results (data_manifests/) that can be scored: tracker, benchmark.
+RAW = {
+    "gmmt_gtot": ("TBSI+GMMT", "gtot"),
+    "gmmt_rgbt234": ("TBSI+GMMT", "rgbt234"),
+    "dfat_rgbt234": ("DFAT", "rgbt234"),
+    "apfnet_lasher": ("APFNet", "lasher"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,10 @@ def mean_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0, weig
 
 def table(scores: Scores, tracker: str, truth: GroundTruth, by_attribute: bool = False, resamples: int = 2000) -> list[dict]:
     """Returns rows (TABLE_COLUMNS) for all sequences and, if asked for, for those of each attribute."""
-    rows = []
-    subsets = {"ALL": scores.sequences, **(truth.attributes if by_attribute else {})}
-    for subset, names in subsets.items():
-        part = scores.subset(names)
-        for metric in METRICS:
-            e = estimate(part, metric, resamples)
-            rows.append(dict(zip(TABLE_COLUMNS, (truth.name, tracker, subset, metric, e.value, e.low, e.high, e.n), strict=True)))
+    rows, subsets = [], {"ALL": scores.sequences, **(truth.attributes if by_attribute else {})}
+    for subset, metric in itertools.product(subsets, METRICS):
+        e = estimate(scores.subset(subsets[subset]), metric, resamples)
+        rows.append(dict(zip(TABLE_COLUMNS, (truth.name, tracker, subset, metric, e.value, e.low, e.high, e.n), strict=True)))
     return rows
 
 
@@ -80,10 +87,7 @@ def write_table(rows: Iterable[Mapping], path: Path | str, columns: Sequence[str
 
 
 def published():
-    """Returns every number of the paper's and the supplement's tables and of supplement Fig. 4, as a DataFrame.
-
-    Columns: source, benchmark, method, setting, subset, metric, value (as printed; text where a cell holds no number).
-    """
+    """Returns every number of the paper's tables, the supplement's and its Fig. 4 as a DataFrame of text; columns as `printed` has them."""
     import pandas as pd
 
     return pd.read_csv(resource("published_results.csv"), dtype=str, keep_default_na=False)
@@ -99,31 +103,15 @@ def printed(source: str, benchmark: str, method: str, metric: str, subset: str =
     return hit.iloc[0]
 
 
-RAW = {
-    "gmmt_gtot": ("TBSI+GMMT", "gtot"),
-    "gmmt_rgbt234": ("TBSI+GMMT", "rgbt234"),
-    "dfat_rgbt234": ("DFAT", "rgbt234"),
-    "apfnet_lasher": ("APFNet", "lasher"),
-}
-"""Archives of raw results (data_manifests/) that can be scored: tracker, benchmark."""
-
-STORED = "raw_scores.csv"
-
-
 def raw_boxes(archive: str) -> dict[str, np.ndarray] | None:
     """Returns the boxes [n, 4] of each sequence in a raw result archive, fetched if need be; None if it cannot be had."""
-    from gmmt.data import manifest
-
     with suppress(DownloadError):
         return read_results(manifest.fetch(archive, progress=False), ground_truth(RAW[archive][1]).sequences)
     return None
 
 
 def raw_scores(archive: str) -> tuple[Scores, str]:
-    """Returns the scores of a raw result archive by the official protocol, and where they are from: "raw files" or "stored scores".
-
-    Without the raw files (no network, no mirror) the project's stored per-sequence scores stand in.
-    """
+    """Returns a raw result archive's scores by the official protocol, and their source: "raw files" or, without those, "stored scores"."""
     benchmark, boxes = RAW[archive][1], raw_boxes(archive)
     if boxes is None:
         return stored_scores(archive), "stored scores"

@@ -57,8 +57,7 @@ class Schedule:
     def levels(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)) in the dtype and on the device of `like` [B, ...], shaped to multiply it.
 
-        Args:
-            t: one step for the whole batch, or a step for each item [B]; -1 stands for alpha_bar = 1.
+        t is one step for the whole batch, or one for each item [B]; -1 stands for alpha_bar = 1.
         """
         t = torch.as_tensor(t, device="cpu").reshape(-1)
         alpha_bar = torch.where(t >= 0, self.alpha_bar[t.clamp(min=0)], torch.ones((), dtype=torch.float64))
@@ -120,8 +119,7 @@ class Schedule:
     def grid(self, steps: int) -> list[int]:
         """Returns the `steps` time steps at which a sampler evaluates U, from T-1 downwards, evenly spaced: 1 -> [999], 2 -> [999, 499].
 
-        Raises:
-            ValueError: `steps` is not in 1..T.
+        ValueError if `steps` is not in 1..T.
         """
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps must be in 1..{self.T}, got {steps}")
@@ -130,9 +128,7 @@ class Schedule:
     def ddim_step(self, x_t: Tensor, x_0: Tensor, t: int, t_next: int, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
         """Returns x at the less noisy step `t_next` (-1: clean), given x_t and a prediction of x_0, all [B, ...]. DDIM, Eq. (12).
 
-        Args:
-            eta: 0 is deterministic, 1 draws as much new noise as DDPM's ancestral sampling (DDIM, Eq. 16).
-            noise: unit noise, needed if eta > 0.
+        eta = 0 is deterministic; 1 draws as much new noise as DDPM's ancestral sampling (DDIM, Eq. 16); it is made of the unit `noise`.
         """
         signal, sigma = self.levels(t, x_t)
         signal_next, sigma_next = self.levels(t_next, x_t)

@@ -1,14 +1,14 @@
 """Two-stage training (supplement, Sec. C and Table 2): per-modality trackers, then fusion and head, then GMMT and a new head.
 
-| stage | learnable | frozen |
-|---|---|---|
-| 1.1 rgb, 1.1 tir | backbone, neck, head of one modality | - |
-| 1.2 | fusion block, its head | both backbones and necks |
-| 2 | GMMT (U, and D of a CGAN), a new head | both backbones and necks, fusion block |
+| stage | learnable: Siamese | ViPT | TBSI |
+|---|---|---|---|
+| 1.1 rgb, 1.1 tir | backbone, neck, head of one modality | - (OSTrack: all, on RGB) | - |
+| 1.2 | fusion block, its head | prompt layers | all (the paper takes the official weights) |
+| 2 | GMMT (U, and D of a CGAN), a new head | the same | the same |
 
-What is frozen stays in evaluation mode, its batch norms too. Loss = Loss_track + lam * Loss_gen, Eq. (5). Whatever a step draws depends on
-(seed, stage, step) alone: a run that was killed goes on from its last checkpoint to the very same weights, and so does one on several
-processes (Accelerate), each of which takes its share of the same batch.
+All else is frozen and stays in evaluation mode, its batch norms too. Loss = Loss_track + lam * Loss_gen, Eq. (5). Whatever a step draws
+depends on (seed, stage, step) alone: a run that was killed goes on from its last checkpoint to the very same weights, and so does one on
+several processes (Accelerate), each of which takes its share of the same batch.
 """
 
 import contextlib
@@ -29,37 +29,29 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gmmt.data.crops import context_side, crop
+from gmmt.data.crops import crop
 from gmmt.errors import SettingError
 from gmmt.files import atomic_write
 from gmmt.fusion import CGANFusion, Draws
-from gmmt.trackers.heads import track_loss
-from gmmt.trackers.siamese import Siamese
+from gmmt.trackers.base import Tracker
 
 STAGES = ("1.1 rgb", "1.1 tir", "1.2", "2")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage is trained.
-
-    Attributes:
-        steps, batch: number of steps, and pairs in each, over all processes.
-        optimizer: "sgd" (the paper's, momentum 0.9) or "adamw" (the miniature's: it needs fewer steps).
-        rate: the highest learning rate, after `warmup` (a share of the steps); then it falls geometrically to `last` times itself.
-        weight_decay, clip, lam: as in the supplement; the largest norm of a gradient; lambda of Eq. (5).
-    """
+    """How one stage is trained."""
 
     steps: int
-    batch: int = 32
-    optimizer: str = "adamw"
-    rate: float = 2e-3
-    warmup: float = 0.1
-    first: float = 0.2
+    batch: int = 32  # pairs in a step, over all processes
+    optimizer: str = "adamw"  # needs fewer steps than the paper's "sgd" (momentum 0.9)
+    rate: float = 2e-3  # the highest learning rate
+    warmup: float = 0.1  # share of the steps before it, which rise linearly
+    first: float = 0.2  # the first rate, and the last, to which it falls geometrically: shares of the highest
     last: float = 0.01
     weight_decay: float = 1e-4
-    clip: float = 10.0
-    lam: float = 1.0
+    clip: float = 10.0  # the largest norm of a gradient
+    lam: float = 1.0  # lambda of Eq. (5)
 
     def rate_at(self, step: int) -> float:
         """Returns the learning rate of a step: linear warm-up from `first`, geometric decay to `last`, both as shares of `rate`."""
@@ -73,20 +65,24 @@ PAPER = {
     "1.1": Plan(steps=20, batch=8, optimizer="sgd", rate=0.005, warmup=0.25, first=0.2, last=0.01),
     "1.2": Plan(steps=20, batch=8, optimizer="sgd", rate=0.005, warmup=0.25, first=0.2, last=0.01),
     "2": Plan(steps=100, batch=8, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
+    "1.2 ViPT": Plan(steps=100, batch=32, optimizer="adamw", rate=0.0004, warmup=0.0, first=1.0, last=1.0),  # how it falls is not told
+    "2 ViPT, TBSI": Plan(steps=100, batch=32, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
 }
-"""Supplement, Table 2, Siamese column, with `steps` in EPOCHS: multiply by the data set's steps an epoch."""
-
-
-# --- data ----------------------------------------------------------------------------------------------------------------------------
+"""Supplement, Table 2 (Siamese where no other is named), with `steps` in EPOCHS: multiply by the data set's steps an epoch."""
 
 
 class Pairs:
     """Template and search patches for training, drawn from frames in memory; jitter as in SiamBAN, scaled to the patch."""
 
-    def __init__(self, frames: np.ndarray, boxes: np.ndarray, template: int, search: int, negative: float = 0.2):
-        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs are of two different sequences."""
+    def __init__(
+        self, frames: np.ndarray, boxes: np.ndarray, template: int, search: int, negative: float = 0.2, like: type[Tracker] = Tracker
+    ):
+        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs are of two different sequences.
+
+        Crops are as wide, and filled up beyond the frame, as those of trackers `like` the one to be trained.
+        """
         self.frames, self.boxes = torch.from_numpy(frames), torch.from_numpy(boxes).float()
-        self.template, self.search, self.negative = template, search, negative
+        self.template, self.search, self.negative, self.like = template, search, negative, like
 
     def batch(self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Returns process `rank`'s share of batch `seed`: template [b, 4, t, t], search [b, 4, s, s], boxes [b, 4] (x1, y1, x2, y2).
@@ -103,20 +99,15 @@ class Pairs:
         which[1] = torch.where(negative, which[1], which[0])
         moved, scaled = (torch.from_numpy(rng.uniform(-1, 1, (2, n, k))).float() for k in (2, 1))
         own = slice(rank * n // world, (rank + 1) * n // world)
-        which, at, negative, moved, scaled = (
-            which[:, own],
-            at[:, own],
-            negative[own] & (which[0] != which[1])[own],
-            moved[:, own],
-            scaled[:, own],
-        )
+        which, at, moved, scaled = (drawn[:, own] for drawn in (which, at, moved, scaled))
+        negative = negative[own] & (which[0] != which[1])
 
         def cut(k: int, size: int, shift: float, stretch: float) -> tuple[Tensor, Tensor]:
             box = self.boxes[which[k], at[k]]
             center, wh = box[:, :2] + box[:, 2:] / 2, box[:, 2:]
-            side = context_side(wh) * (size / self.template) * (1 + stretch * scaled[k, :, 0])
+            side = self.like.side(wh) * (size / self.template) * (1 + stretch * scaled[k, :, 0])
             offset = moved[k] * shift * side[:, None]
-            patch = crop(self.frames[which[k], at[k]], center + offset, side, size)
+            patch = crop(self.frames[which[k], at[k]], center + offset, side, size, self.like.fill)
             half = wh / 2 * (size / side)[:, None]
             middle = -offset * (size / side)[:, None]
             return patch, torch.cat([middle - half, middle + half], dim=1)
@@ -126,24 +117,16 @@ class Pairs:
         return template, search, torch.where(negative[:, None], torch.nan, boxes)
 
 
-# --- a stage -------------------------------------------------------------------------------------------------------------------------
-
-
 class Stage(nn.Module):
     """A tracker in one stage: what learns, what is frozen, and the loss."""
 
-    def __init__(self, tracker: Siamese, stage: str, lam: float = 1.0):
+    def __init__(self, tracker: Tracker, stage: str, lam: float = 1.0):
         """Freezes all but what the stage trains."""
         super().__init__()
-        if stage not in STAGES:
-            raise SettingError(f"unknown stage {stage!r}: expected one of {', '.join(STAGES)}")
-        self.tracker, self.stage, self.lam = tracker, stage, lam
+        if stage not in (stages := tracker.stages()):
+            raise SettingError(f"unknown stage {stage!r}: {type(tracker).__name__} has {', '.join(stages)}")
+        self.tracker, self.stage, self.lam, self.parts = tracker, stage, lam, stages[stage]
         self.mode = {"1.2": "base", "2": "stage2"}.get(stage, stage[4:])
-        t = tracker
-        if stage.startswith("1.1"):
-            self.parts = [t.backbone[self.mode], t.neck[self.mode], t.head[self.mode]]
-        else:
-            self.parts = [t.head[self.mode]] + ([t.fuse] if stage == "1.2" else [t.fusion] if t.fusion is not None else [])
         learnable = {p for part in self.parts for p in part.parameters()}
         for p in tracker.parameters():
             p.requires_grad_(p in learnable)
@@ -159,43 +142,32 @@ class Stage(nn.Module):
 
     def groups(self) -> list[list[Tensor]]:
         """Returns the parameters of each optimiser: those of the tracker and of U, and those of D if there is one."""
-        d = self.tracker.fusion.discriminator if self.has_d else None
-        own = set(d.parameters()) if d else set()
+        own = set(self.tracker.fusion.discriminator.parameters()) if self.has_d else set()
         every = [p for p in self.tracker.parameters() if p.requires_grad]
-        return [[p for p in every if p not in own], [p for p in every if p in own]] if d else [every]
+        return [[p for p in every if p not in own]] + ([[p for p in every if p in own]] if own else [])
 
     @property
     def has_d(self) -> bool:
         """Whether a discriminator is trained, too."""
         return self.stage == "2" and isinstance(self.tracker.fusion, CGANFusion)
 
-    def frozen_features(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns (template, f_rgb, f_tir) of stages 1.2 and 2, without gradient."""
-        with torch.no_grad():
-            return torch.cat(self.tracker.features(template), 1), *self.tracker.features(search)
-
     def forward(self, template: Tensor, search: Tensor, boxes: Tensor, draws: Draws, part: str = "all") -> dict[str, Tensor]:
         """Returns the terms of the loss and their weighted sum "loss"; `part="D"` is the discriminator's turn."""
         t, gen = self.tracker, {}
-        m = slice(t.margin, -t.margin)
-        if self.stage.startswith("1.1"):
-            z, x = t.modality(self.mode, template)[..., m, m], t.modality(self.mode, search)
+        z = t.encode_template(template, self.mode)
+        if self.stage == "2" and t.fusion is not None:
+            *features, fused = t.streams(z, search)
+            if part == "D":
+                loss = t.fusion.discriminator_loss(fused, *features, generator=draws)
+                return {"D": loss, "loss": loss}
+            x, gen = t.fusion.loss(fused, *features, generator=draws)
         else:
-            z, f_rgb, f_tir = self.frozen_features(template, search)
-            z, x = t.fuse(z)[..., m, m], t.fused(f_rgb, f_tir)
-            if self.stage == "2" and t.fusion is not None:
-                if part == "D":
-                    loss = t.fusion.discriminator_loss(x, f_rgb, f_tir, generator=draws)
-                    return {"D": loss, "loss": loss}
-                x, gen = t.fusion.loss(x, f_rgb, f_tir, generator=draws)
-        terms = track_loss(*t.head[self.mode](z, x), boxes, t.stride)
+            x = t.encode(z, search, self.mode)
+        terms = t.loss_of(*t.head[self.mode](z, x), boxes, t.stride)
         total = sum(terms.values())
         if self.lam:
             total = total + self.lam * sum(gen.values())
         return terms | gen | {"loss": total}
-
-
-# --- the loop ------------------------------------------------------------------------------------------------------------------------
 
 
 def fit(
@@ -212,32 +184,19 @@ def fit(
 ) -> dict[str, list[float]]:
     """Trains a stage to its plan's end, from its checkpoint if there is one, and returns the curve of each term of the loss.
 
-    Args:
-        checkpoint: where the state is kept; after the last step it holds all that the stage trained.
-        config: what the run depends on; a checkpoint of another configuration is refused.
-
-    Raises:
-        SettingError: the checkpoint belongs to another configuration.
-        FloatingPointError: the loss is not finite.
+    `checkpoint` is where the state is kept; after the last step it holds all that the stage trained. `config` is what the run depends on:
+    a checkpoint of another configuration is refused (SettingError). FloatingPointError if the loss is not finite.
     """
     unused = DistributedDataParallelKwargs(find_unused_parameters=stage.has_d)  # D gets no gradient in G's turn, nor U in D's
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     stage.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
-    kinds = {"sgd": lambda p: torch.optim.SGD(p, plan.rate, momentum=0.9, weight_decay=plan.weight_decay)}
-    kinds["adamw"] = lambda p: torch.optim.AdamW(p, plan.rate, weight_decay=plan.weight_decay)
-    optimizers = [kinds[plan.optimizer](group) for group in stage.groups()]
+    kind, options = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}[plan.optimizer]
+    optimizers = [kind(group, plan.rate, weight_decay=plan.weight_decay, **options) for group in stage.groups()]
     done, history = restore(checkpoint, stage, optimizers, config) if checkpoint.is_file() else (0, {})
     model = accelerator.prepare(stage) if world > 1 else stage
-    bar = tqdm(
-        range(done, plan.steps),
-        initial=done,
-        total=plan.steps,
-        desc=f"stage {stage.stage}",
-        disable=not progress or rank > 0,
-        mininterval=5,
-    )
-    for k in bar:
+    shown = {"disable": not progress or rank > 0, "mininterval": 5}
+    for k in tqdm(range(done, plan.steps), f"stage {stage.stage}", plan.steps, initial=done, **shown):
         batch = [v.to(device, non_blocking=True) for v in pairs.batch(plan.batch, (seed, STAGES.index(stage.stage), k), rank, world)]
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = plan.rate_at(k)
@@ -276,10 +235,9 @@ def store(path: Path, stage: Stage, optimizers: list, done: int, history: Mappin
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{j}/{name}": torch.as_tensor(v) for name, v in state.items() if v is not None}
-    tensors |= {f"history/{name}": torch.tensor(v, dtype=torch.float64) for name, v in history.items()}
     tensors = {name: v.cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()}
     with atomic_write(path, "wb") as file:
-        file.write(save(tensors, {"done": str(done), "config": json.dumps(config, sort_keys=True), "terms": json.dumps(list(history))}))
+        file.write(save(tensors, {"done": str(done), "config": json.dumps(config, sort_keys=True), "history": json.dumps(history)}))
 
 
 def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tuple[int, dict[str, list[float]]]:
@@ -289,13 +247,10 @@ def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tupl
         if json.loads(meta["config"]) != json.loads(json.dumps(config)):
             raise SettingError(f"{path}: trained with another configuration ({meta['config'][:200]} ...); remove it, or name another file")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    own = trained(stage)
-    given = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+    own, given = trained(stage), {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     if set(own) != set(given):
         raise SettingError(f"{path}: holds other weights than this stage trains: {sorted(set(own) ^ set(given))[:5]} ...")
-    with torch.no_grad():
-        for name, v in own.items():
-            v.copy_(given[name])
+    stage.tracker.load_state_dict(given, strict=False)
     for i, optimizer in enumerate(optimizers):
         state: dict = {}
         for key, v in tensors.items():
@@ -303,7 +258,7 @@ def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tupl
                 j, name = key.split("/")[2:]
                 state.setdefault(int(j), {})[name] = v
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(meta["done"]), {name: tensors[f"history/{name}"].tolist() for name in json.loads(meta["terms"])}
+    return int(meta["done"]), json.loads(meta["history"])
 
 
 def load_or_train(

@@ -80,11 +80,11 @@ BAD = {
     "long row": ("1,2,3,4\n1,2,3,4,5\n", "line 2: 5 numbers"),
     "four and eight": ("1,2,3,4\n1,2,3,4,5,6,7,8\n", "line 2: 8 numbers"),
     "five columns": ("1,2,3,4,5\n", "line 1: 5 numbers"),
-    "letters": ("1,2,3,4\n1,2,three,4\n", "line 2: 'three' is not a number"),
-    "a header": ("x,y,w,h\n1,2,3,4\n", "line 1: 'x' is not a number"),
-    "NaN": ("1,2,3,4\nnan,nan,nan,nan\n", "line 2: 'nan' is no box.*Write 0 0 0 0"),
-    "infinity": ("1,2,3,4\n1,2,inf,4\n", "line 2: 'inf' is no box"),
-    "semicolons": ("1;2;3;4\n", "line 1: '1;2;3;4' is not a number; expected 4 numbers .*comma, space or tab"),
+    "letters": ("1,2,3,4\n1,2,three,4\n", "line 2: could not convert string to float: 'three'"),
+    "a header": ("x,y,w,h\n1,2,3,4\n", "line 1: could not convert string to float: 'x'"),
+    "NaN": ("1,2,3,4\nnan,nan,nan,nan\n", "line 2: 'nan nan nan nan' is no box.*Write 0 0 0 0"),
+    "infinity": ("1,2,3,4\n1,2,inf,4\n", "line 2: '1 2 inf 4' is no box"),
+    "semicolons": ("1;2;3;4\n", "line 1: could not convert string to float: '1;2;3;4'; expected 4 numbers .*comma, space or tab"),
     "decimal commas": ("1,5 2,5 3,5 4,5 9,9\n", "line 1: 10 numbers"),
     "blank line in between": ("1,2,3,4\n\n1,2,3,4\n", "line 2: 0 numbers"),
     "cut off in the middle": ("1,2,3,4\n1,2", "line 2: 2 numbers"),
@@ -154,5 +154,5 @@ def test_another_benchmarks_results_are_recognised(tmp_path):
 
 @pytest.mark.parametrize("make", [lambda p: p / "none", lambda p: p, lambda p: [fill(p / "a"), fill(p / "b"), p][-1]])
 def test_a_folder_without_results_is_refused(tmp_path, make):
-    with pytest.raises(FileNotFoundError, match=r"no such folder|no \.txt file|2 folders with result files"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder|no \.txt file, and 0 folders|2 folders with some"):
         result_files(make(tmp_path), NAMES)

@@ -7,7 +7,6 @@ import importlib.util
 import io
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gmmt.data import manifest
-from gmmt.data.verify import verify
+from gmmt.data.manifest import verify
 from gmmt.errors import DownloadError, ManifestError
 from gmmt.files import manifest_dir, resource
 
@@ -372,7 +371,7 @@ def test_the_mirror_may_come_from_the_environment(shelf, tmp_path, monkeypatch):
 def test_a_mirror_without_the_file(shelf, tmp_path, data):
     shelf(results())
     (tmp_path / "mirror").mkdir()
-    with pytest.raises(DownloadError, match=r"mirror holds no re sult\+\.zip; tiny\.json expects \d+ bytes.*correct --mirror"):
+    with pytest.raises(DownloadError, match=r"mirror holds no re sult\+\.zip of \d+ bytes.*correct --mirror"):
         manifest.fetch("tiny", mirror=tmp_path / "mirror")
     with pytest.raises(DownloadError, match=r"nowhere holds no re sult.*correct --mirror or GMMT_MIRROR"):
         manifest.fetch("tiny", mirror=tmp_path / "nowhere")
@@ -383,7 +382,7 @@ def test_a_mirror_without_the_file(shelf, tmp_path, data):
 def test_a_mirror_with_other_bytes(shelf, tmp_path, data, wrong):
     shelf(results())
     mirror = put_mirror(tmp_path / "mirror", {"re sult+.zip": wrong})
-    with pytest.raises(DownloadError, match=rf"re sult\+\.zip holds other bytes; tiny\.json expects {len(ARCHIVE)} bytes, sha256 "):
+    with pytest.raises(DownloadError, match=rf"mirror holds no re sult\+\.zip of {len(ARCHIVE)} bytes, sha256 "):
         manifest.fetch("tiny", mirror=mirror)
     assert everything(data) == set()
 
@@ -394,7 +393,7 @@ def test_a_second_fetch_does_no_work(shelf, tmp_path, monkeypatch):
     folder = manifest.fetch("tiny", mirror=mirror)
     before = {path: (folder / path).stat().st_mtime_ns for path in everything(folder)}
     shutil.rmtree(mirror)
-    for function in ("_unpack", "_download", "_from_mirror", "sha256"):
+    for function in ("_download", "_from_mirror", "sha256"):
         monkeypatch.setattr(manifest, function, lambda *a, **k: pytest.fail("worked again"))
     assert manifest.fetch("tiny") == folder
     assert manifest.fetch("tiny", mirror=mirror) == folder
@@ -433,13 +432,6 @@ def test_a_changed_manifest_or_a_lost_file_is_fetched_again(shelf, tmp_path):
     assert everything(folder) == {".gmmt.json", "run", "run/T_three.txt"}
     shelf(results(files=[{"path": "new.zip", "bytes": len(new), "sha256": sha256(new)}], note="a new remark", title="Another title"))
     manifest.fetch("tiny")  # nothing decisive changed: no network is needed
-
-
-def test_an_archive_that_unpacks_to_more_than_stated(shelf, tmp_path, data):
-    shelf(results(unpacked={"folder": "run", "files": 2, "bytes": 10}))
-    with pytest.raises(DownloadError, match=r"'run/T_two\.txt' is refused; expected .* of 10 bytes in all"):
-        manifest.fetch("tiny", mirror=put_mirror(tmp_path / "mirror", {"re sult+.zip": ARCHIVE}))
-    assert everything(data) == set()
 
 
 def test_a_data_folder_that_cannot_be_written(shelf, tmp_path):
@@ -540,7 +532,7 @@ def test_a_name_that_no_server_has(shelf):
 # --- runs that are cut short ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["_unpack", "sha256", "_files_in"])
+@pytest.mark.parametrize("step", ["shutil.unpack_archive", "sha256", "_files_in"])
 def test_an_interrupted_run_leaves_nothing_that_looks_whole(shelf, server, data, monkeypatch, step):
     shelf(results(server.url))
     server.files["/re%20sult%2B.zip"] = ARCHIVE
@@ -549,7 +541,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(shelf, server, data,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, step, interrupted)
+        patch.setattr(f"gmmt.data.manifest.{step}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             manifest.fetch("tiny", progress=False)
     assert {path.name for path in data.iterdir()} == {".tiny.partial"}
@@ -584,14 +576,14 @@ def test_two_runs_at_once_do_not_hurt_each_other(shelf, tmp_path, monkeypatch):
     shelf(results())
     mirror = put_mirror(tmp_path / "mirror", {"re sult+.zip": ARCHIVE})
 
-    unpack = manifest._unpack
+    unpack = shutil.unpack_archive
 
     def overtaken(*arguments, **keywords):
-        monkeypatch.setattr(manifest, "_unpack", unpack)
+        monkeypatch.setattr(shutil, "unpack_archive", unpack)
         manifest.fetch("tiny", mirror=mirror)  # another process does it all and clears up
         raise FileNotFoundError("somebody removed the folder")
 
-    monkeypatch.setattr(manifest, "_unpack", overtaken)
+    monkeypatch.setattr(shutil, "unpack_archive", overtaken)
     manifest.fetch("tiny", mirror=mirror)
     assert verify("tiny") == []
 
@@ -603,117 +595,6 @@ def test_two_runs_at_once_do_not_hurt_each_other(shelf, tmp_path, monkeypatch):
         job.join()
     assert verify("tiny") == []
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"tiny"}
-
-
-# --- unpack --------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unpack(shelf, tmp_path, data):
-    """Fetches a zip archive with these bytes, as a manifest would have it that states its size and sha256."""
-
-    def fetch(content: bytes, max_bytes: int = 10**6) -> Path:
-        files = [{"path": "a.zip", "bytes": len(content), "sha256": sha256(content)}]
-        shelf(results(files=files, unpacked={"folder": ".", "files": 1, "bytes": max_bytes}))
-        return manifest.fetch("tiny", mirror=put_mirror(tmp_path / "mirror", {"a.zip": content}))
-
-    return fetch
-
-
-@pytest.fixture
-def refused(unpack, tmp_path, data):
-    """Asserts that unpacking is refused with these words, which name the archive, and leaves nothing behind."""
-
-    def fetch(content: bytes, words: str, **keywords) -> None:
-        with pytest.raises(DownloadError, match=words) as caught:
-            unpack(content, **keywords)
-        assert str(tmp_path / "mirror" / "a.zip") in str(caught.value)
-        assert everything(data) == set()
-
-    return fetch
-
-
-def zipped(*members: tuple[zipfile.ZipInfo | str, bytes], method=zipfile.ZIP_STORED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as pack:
-        for member, content in members:
-            pack.writestr(member, content)
-    return buffer.getvalue()
-
-
-def test_unpack(unpack):
-    out = unpack(zipped(("./top.txt", b"top"), ("a/", b""), ("a/b/c.txt", b"deep"), ("a/empty", b"")))
-    assert {p for p in everything(out) if (out / p).is_file()} == {".gmmt.json", "top.txt", "a/b/c.txt", "a/empty"}
-    assert (out / "a/b/c.txt").read_bytes() == b"deep"
-
-
-BAD_NAMES = ["../x", "a/../../x", "a/..", "/x", "//x", "C:/x", "C:\\x", "C:x", "..\\x", "a\\..\\..\\x", "\\x"]
-
-
-@pytest.mark.parametrize("bad", BAD_NAMES)
-def test_members_may_not_lead_out(refused, tmp_path, bad):
-    refused(zipped(("good.txt", b"good"), (bad, b"bad")), rf"member {re.escape(repr(bad))} is refused; expected .* inside the folder")
-    assert not list(tmp_path.rglob("x"))
-
-
-@pytest.mark.parametrize("mode", [0o120777, 0o010644, 0o020644, 0o060644])
-def test_members_must_be_files_or_folders(refused, mode):
-    member = zipfile.ZipInfo("innocent.txt")
-    member.create_system, member.external_attr = 3, mode << 16
-    refused(zipped(("good.txt", b"good"), (member, b"/etc/passwd")), "member 'innocent.txt' is refused; expected .* no links")
-
-
-def test_encrypted_members_are_refused(refused):
-    content = bytearray(zipped(("secret.txt", b"secret")))
-    content[6] |= 1  # the flag in the member's own header, and the one in the directory at the end
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    refused(bytes(content), "'secret.txt'.* is encrypted")
-
-
-def test_bombs_are_refused(refused, unpack):
-    archive = zipped(("a", bytes(600)), ("b", bytes(600)))
-    refused(archive, "member 'b' is refused; expected .* 1000 bytes in all", max_bytes=1000)
-    unpack(archive, max_bytes=1200)
-
-
-def test_a_zip_that_lies_about_its_size(refused):
-    content = bytearray(zipped(("a", bytes(10**6)), method=zipfile.ZIP_DEFLATED))
-    directory = content.index(b"PK\x01\x02")
-    content[directory + 24 : directory + 28] = content[22:26] = (10).to_bytes(4, "little")
-    refused(bytes(content), "cannot be unpacked", max_bytes=1000)
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("second", ["a", "a/b", "./a"])
-def test_members_may_not_collide(refused, second):
-    refused(zipped(("a", b"first"), (second, b"second")), f"member '{second}' is refused; expected .* each once")
-
-
-def test_cut_archives_are_refused_wherever_they_are_cut(refused):
-    noise = random.Random(0).randbytes
-    whole = zipped(("a", noise(700)), ("b", noise(512)), ("c", noise(300)))
-    for length in {*range(0, len(whole), 97), len(whole) - 1}:
-        refused(whole[:length], "cannot be unpacked .*expected a whole zip archive")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_damage_anywhere_is_refused_or_harmless(unpack, data):
-    """Flips bytes at random: unpacking may succeed (the byte did not matter) or is refused; it never breaks."""
-    dice = random.Random(1)
-    whole = zipped(("folder/a", b"text " * 50), ("folder/b", b"more"), ("c", dice.randbytes(200)))
-    for _ in range(150):
-        damaged = bytearray(whole)
-        for _ in range(dice.randint(1, 4)):
-            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
-        try:
-            shutil.rmtree(unpack(bytes(damaged)))
-        except DownloadError:
-            assert everything(data) == set()
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"<html>404</html>"])
-def test_what_is_no_archive_is_refused(refused, content):
-    refused(content, "expected a whole zip archive")
 
 
 # --- verify --------------------------------------------------------------------------------------------------------------------------

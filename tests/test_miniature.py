@@ -70,6 +70,29 @@ def test_every_row_makes_a_network_that_learns_and_tracks(name):
     assert all(np.isfinite(found[v.name]).all() for v in videos)
 
 
+def test_trackers_with_a_vit_start_from_one_foundation(folder):
+    first = miniature.train("OSTrack", "smoke", 0, folder).tracker.state_dict()
+    vipt = miniature.train("ViPT-DM", "smoke", 0, folder)
+    own = vipt.tracker.state_dict()
+    for key, value in first.items():  # stage 1.2 of ViPT trains its prompts alone
+        assert np.array_equal(value, own[key.replace("head.rgb", "head.base")]), key
+    tbsi = miniature.train("TBSI", "smoke", 0, folder)
+    assert not np.array_equal(first["backbone.blocks.0.attn.qkv.weight"], tbsi.tracker.state_dict()["backbone.blocks.0.attn.qkv.weight"])
+    steps = miniature.SETTINGS["smoke"].steps
+    assert {k: len(v["loss"]) for k, v in vipt.curves.items()} == {"1.1 rgb": steps["1.1 ostrack"], "1.2": steps["1.2"], "2": steps["2"]}
+    for row, stage in (("OSTrack-long", "1.1 rgb"), ("TBSI-long", "1.2")):
+        longer = len(miniature.train(row, "smoke", 0, folder).curves[stage]["loss"])
+        assert longer - len(tbsi.curves[stage]["loss"]) == steps["1.2" if row == "OSTrack-long" else "2"]
+
+
+def test_without_pre_training_keys_start_as_twice_the_queries():
+    for kind in ("ostrack", "vipt", "tbsi"):
+        for block in miniature.make_tracker(kind).backbone.blocks:
+            query, key, value = block.attn["qkv"].weight.chunk(3)
+            assert query.equal(key)
+            assert query.abs().max() > 1.9 * value.abs().max()
+
+
 def test_bad_rows_are_refused(folder):
     with pytest.raises(SettingError, match="Did you mean CGAN"):
         miniature.train("CGANN", "smoke", 0, folder)

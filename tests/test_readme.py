@@ -2,8 +2,8 @@
 
 import re
 
-from gmmt import claims, files
-from workflow import picture
+from gmmt import files
+from workflow import claims, picture
 
 README = (files.ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -10,17 +10,17 @@ import json
 import closed_form as cf
 import pytest
 import torch
+from released import load_released, released_state, rename
 
 from gmmt.fusion import DiffusionFusion
 from gmmt.networks.embedding import sinusoidal
-from gmmt.networks.released import load_released, released_state, rename
 from gmmt.networks.unet import ResidualBlock, Resize, SelfAttention, UNet
 from gmmt.networks.uvit import TransformerBlock, UViT
 from gmmt.schedule import Schedule
 from gmmt.trackers.heads import DepthwiseBAN, xcorr_depthwise
 from gmmt.trackers.siamese import Siamese
 
-KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps", "siamban_")
+KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps", "siamban_", "tbsi_", "vipt_", "ostrack")
 
 
 def agree(x: torch.Tensor, expected: dict, atol: float = 1e-4) -> None:
@@ -223,7 +223,7 @@ def test_training_losses(file):
         fused, *features = (cf.given((2, 8, 8, 8), 40 + i) for i in range(n))
         noise = torch.stack([cf.noise((8, 8, 8), j) for j in range(2)])
         with torch.no_grad():
-            x_0_hat, terms = fusion.loss_at(torch.tensor(case["ts"]), noise, fused, *features)
+            x_0_hat, terms = fusion.loss(fused, *features, t=torch.tensor(case["ts"]), noise=noise)
         agree(x_0_hat, case["output"])
         assert terms["dm"].item() * fused.numel() == pytest.approx(case["loss_sum"], rel=1e-5), name
 

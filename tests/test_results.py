@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from gmmt import claims, files, results
+from gmmt import files, results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.errors import DownloadError, SettingError
 from gmmt.metrics import METRICS, Scores
-from workflow import store
+from workflow import claims, store
 
 
 def scores(values, pool="sequences", n_frames=None):

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gmmt import claims, files, miniature, results, seeds
+from gmmt import files, miniature, results
 from gmmt.data import synthetic
 from gmmt.errors import ResultFileError
-from workflow import batch
+from workflow import batch, claims, seeds
 
-STORED = files.stored_results_dir() / "miniature"
-FILES = sorted(STORED.glob("cpu-seed*.csv"))
+STORED = {table: files.stored_results_dir() / folder.name for table, folder in batch.STORED.items()}
+FILES = {table: sorted(folder.glob("cpu-seed*.csv")) for table, folder in STORED.items()}
 
 
 def simulate(rng, s, q, sigma_seed, sigma_sequence, sigma_rest):
@@ -80,7 +80,7 @@ def folder(tmp_path):
             for r in ("Base", "RAW", "DM")
             for k in range(4)
         ]
-        seeds.write(rows, tmp_path / f"cpu-seed{seed}.csv", "cpu", seed, synthetic.benchmark("test", 2, 3))
+        batch.write_scores(rows, tmp_path / f"cpu-seed{seed}.csv", "cpu", seed, synthetic.benchmark("test", 2, 3))
     return tmp_path
 
 
@@ -118,45 +118,57 @@ def test_nothing_stored_is_said(tmp_path):
         seeds.read("cpu", tmp_path)
 
 
-def test_a_second_run_of_a_seed_writes_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("table", STORED)
+def test_a_second_run_of_a_seed_writes_the_same_bytes(tmp_path, table):
     for place in ("a", "b"):
-        batch.store_seed("smoke", 0, str(tmp_path / place / "runs"), str(tmp_path / place))
+        batch.store_seed(table, "smoke", 0, str(tmp_path / place / "runs"), str(tmp_path / place))
     one, two = ((tmp_path / place / "smoke-seed0.csv").read_bytes() for place in ("a", "b"))
     assert one == two
     videos = synthetic.fingerprint(miniature.sequences("smoke", "test"))
     assert one.decode().splitlines()[0] == f"# miniature, profile smoke, seed 0, test videos {videos}"
     record = json.loads((tmp_path / "a" / "smoke-seed0.json").read_text())
-    assert set(record["configurations"]) == set(miniature.ROWS)
+    assert list(record["configurations"]) == batch.rows_of(table)
     assert {"commit", "device", "versions", "code", "choices"} <= set(record)
 
 
 # --- what is stored ------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_stored_seed_is_of_the_one_test_set():
+def test_every_row_is_in_one_table():
+    assert sorted(batch.rows_of("2") + batch.rows_of("6")) == sorted(miniature.ALL_ROWS)
+    assert batch.rows_of("2") == list(miniature.ROWS)
+
+
+@pytest.mark.parametrize(("table", "least"), [("2", 8)])  # nothing of table 6 is stored yet
+def test_every_stored_seed_is_of_the_one_test_set(table, least):
     expected = synthetic.fingerprint(miniature.sequences("cpu", "test"))
-    assert len(FILES) >= 8
-    for path in FILES:
+    assert len(FILES[table]) >= least
+    for path in FILES[table]:
         assert path.read_text().splitlines()[0].endswith(f"test videos {expected}"), path
-    table = seeds.read()
-    assert set(table["row"]) == set(miniature.ROWS)
-    assert table["seed"].nunique() == len(FILES)
-    assert table.query("subset == 'ALL'").groupby(["seed", "row"]).size().eq(150).all()
+    stored = seeds.read("cpu", STORED[table])
+    assert set(stored["row"]) == set(batch.rows_of(table))
+    assert stored["seed"].nunique() == len(FILES[table])
+    assert stored.query("subset == 'ALL'").groupby(["seed", "row"]).size().eq(150).all()
 
 
-def test_nothing_was_chosen_on_test():
-    log = pd.read_csv(STORED / "choices.csv")
-    scores = pd.read_csv(STORED / "validation.csv", comment="#")
+@pytest.mark.parametrize("table", ["2"])
+def test_nothing_was_chosen_on_test(table):
+    log = pd.read_csv(STORED[table] / "choices.csv")
+    scores = pd.read_csv(STORED[table] / "validation.csv", comment="#")
+    stored = seeds.read("cpu", STORED[table])
     val, test = (synthetic.fingerprint(miniature.sequences("cpu", split)) for split in ("val", "test"))
     assert val != test
     assert set(log["split"]) == {"val"}
     assert set(log["videos"]) == {val}
-    assert (STORED / "validation.csv").read_text().splitlines()[0].endswith(f"val videos {val}")
-    assert not set(scores["sequence"]) & set(seeds.read()["sequence"])
-    assert set(log["seed"]) == {miniature.GRID_SEED}
-    assert miniature.GRID_SEED not in set(seeds.read()["seed"])
-    for name in ("Base", *(n for n, row in miniature.ROWS.items() if row.mode == "stage2")):
-        part, plans = log[log["row"] == name], miniature.grid(name)
+    assert (STORED[table] / "validation.csv").read_text().splitlines()[0].endswith(f"val videos {val}")
+    assert not set(scores["sequence"]) & set(stored["sequence"])
+    assert set(log["seed"]) == {batch.GRID_SEED}
+    assert batch.GRID_SEED not in set(stored["seed"])
+    tuned = [n for n in batch.rows_of(table) if batch.grid(n)]
+    assert set(tuned) == {n for n in batch.rows_of(table) if miniature.ALL_ROWS[n].mode == "stage2" or n in ("Base", "ViPT", "TBSI")}
+    assert set(log["row"]) == set(tuned)
+    for name in tuned:
+        part, plans = log[log["row"] == name], batch.grid(name)
         assert len(part) == len(plans), name
         sr = []
         for plan in plans:
@@ -166,8 +178,9 @@ def test_nothing_was_chosen_on_test():
         best = plans[int(np.argmax(np.round(sr, 6)))]
         assert miniature.choices()[name] == best, name
         assert part["chosen"].sum() == 1
-    for path in FILES:
-        assert json.loads(path.with_suffix(".json").read_text())["choices"] == miniature.choices(), path
+    chosen = {name: miniature.choices()[name] for name in tuned}
+    for path in FILES[table]:
+        assert json.loads(path.with_suffix(".json").read_text())["choices"] == chosen, path
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------------------------
@@ -220,7 +233,7 @@ def test_the_displayed_table_is_that_of_the_files():
     notebook = nbformat.read(files.ROOT / "notebooks" / "08_table_2.ipynb", as_version=4)
     printed = [out.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
     sums: dict[str, list[float]] = {}
-    for path in FILES:
+    for path in FILES["2"]:
         for row in csv.DictReader(path.read_text().splitlines()[1:]):
             if row["subset"] == "ALL":
                 sums.setdefault(row["row"], []).append(100 * float(row["SR"]))

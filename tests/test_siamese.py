@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gmmt import metrics, tracking
 from gmmt.data import synthetic
 from gmmt.data.crops import context_side, crop
-from gmmt.fusion import Draws, make_fusion
+from gmmt.fusion import Draws, make_fusion, random_steps
 from gmmt.networks.unet import UNet
 from gmmt.trackers import heads
 from gmmt.trackers.siamese import Siamese
@@ -143,11 +143,11 @@ def test_the_search_step_prefers_the_middle_and_steady_sizes():
     cls[0, 1, 5, 5] = cls[0, 1, 0, 0] = 3.0  # two equal candidates
     loc = torch.full((1, 4, 11, 11), 2.0).log()  # 16 pixels wide
     center, wh = torch.tensor([[60.0, 60.0]]), torch.tensor([[16.0, 16.0]])
-    new, size = tracking.step(cls, loc, center, wh, tracker, tracking.Search(), (128, 128))
+    new, size = tracking.step(*tracker.decode(cls, loc), center, wh, tracker, tracking.Search(), (128, 128))
     torch.testing.assert_close(new, center)
     torch.testing.assert_close(size, wh)
     loc[:, :, 5, 5] = torch.tensor(6.0).log()
-    new, size = tracking.step(cls, loc, center, wh, tracker, tracking.Search(window=0.0, penalty=2.0), (128, 128))
+    new, size = tracking.step(*tracker.decode(cls, loc), center, wh, tracker, tracking.Search(window=0.0, penalty=2.0), (128, 128))
     assert (new < 50).all()  # the other candidate, whose size is the old one
     torch.testing.assert_close(size, wh)
 
@@ -190,6 +190,6 @@ def test_draws_are_shared_out():
     whole = Draws(5).noise(torch.Size([8, 2]))
     parts = [Draws(5, rank, 4).noise(torch.Size([2, 2])) for rank in range(4)]
     assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(torch.cat([Draws(5, rank, 4).steps(1000, 2) for rank in range(4)]), Draws(5).steps(1000, 8))
+    assert torch.equal(torch.cat([random_steps(1000, 2, Draws(5, rank, 4)) for rank in range(4)]), random_steps(1000, 8, Draws(5)))
     same = Draws(5, same=True).noise(torch.Size([3, 2]))
     assert torch.equal(same[0], same[2])

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused_with_what_was_expected(folder, tmp_path):
     with pytest.raises(SettingError, match="there is no such folder; expected one with a folder of RGB"):
         read_video(tmp_path / "nowhere")
     (folder / "init.txt").write_text("1,1,5,5\n" * 5)
-    refused("5 boxes for 7 frames; expected one for every frame, for every k-th, or for the first")
+    refused("5 boxes for 7 frames; expected them for all, every k-th, or the first")
     (folder / "init.txt").write_text("1,1,0,5\n")
     refused("the first box is .* expected x, y, w, h with a width")
     (folder / "init.txt").unlink()

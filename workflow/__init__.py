@@ -1,1 +1,1 @@
-"""The batch: one graph of notebooks, profiles and seeds (Snakefile), and what its rules do (batch.py)."""
+"""The study: one graph of notebooks, profiles and seeds (Snakefile, batch.py), and what judges its results (seeds.py, claims.py)."""

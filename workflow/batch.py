@@ -28,9 +28,9 @@ from gmmt.notebook import did_you_mean, git_commit, now, resolve_profile, versio
 SOURCES = Path("notebooks/src")
 PROGRESS = Path(".snakemake/gmmt-progress.jsonl")
 """What this batch has done: a line with the jobs that have to run, then one for each that ended."""
-STORED = Path("notebooks/results/miniature")
-"""Where choices and the scores of finished seeds are kept."""
-OWN_KEYS = {"profile", "seed", "seeds", "goal", "stored"}
+STORED = {"2": Path("notebooks/results/miniature"), "6": Path("notebooks/results/miniature_vit")}
+"""Where choices and the scores of finished seeds are kept, for each table in miniature: 2 of the paper, 6 of its supplement."""
+OWN_KEYS = {"profile", "seed", "seeds", "goal", "stored", "table"}
 """The Snakefile's own configuration; every other key is a parameter of notebooks."""
 ROWS_OF = {
     "06_trackers": ("RGB", "TIR", "Base", "DM"),
@@ -41,8 +41,8 @@ ROWS_OF = {
 STEPS = {
     "train": ("name", "profile", "seed", "folder"),
     "try": ("name", "profile", "index", "folder"),
-    "choose": ("profile", "folder", "stored"),
-    "store": ("profile", "seed", "folder", "stored"),
+    "choose": ("table", "profile", "folder", "stored"),
+    "store": ("table", "profile", "seed", "folder", "stored"),
     "noise": ("profile", "seed", "folder", "stored"),
 }
 """What the Snakefile calls beside notebooks, with its arguments."""
@@ -115,7 +115,14 @@ def plan(config: dict) -> list[Job]:
 
 def rows_before(name: str) -> tuple[str, ...]:
     """Returns the rows that must be trained before a row of the miniature."""
-    return {"RGB": (), "TIR": (), "Base": ("RGB", "TIR"), "Base-long": ("RGB", "TIR")}.get(name, ("Base",))
+    from gmmt.miniature import ALL_ROWS, TRACKERS
+
+    row = ALL_ROWS[name]
+    if row.mode in ("rgb", "tir"):
+        return ()
+    if row.mode == "stage2":
+        return (TRACKERS[row.tracker]["1.2"],)
+    return ("RGB", "TIR") if row.tracker == "siamese" else ("OSTrack",)
 
 
 def notebook_names() -> list[str]:
@@ -260,78 +267,124 @@ def train_row(name: str, profile: str, seed: int, folder: str) -> None:
     print(f"       train {name}, seed {seed}  {duration(time.monotonic() - clock)}", flush=True)
 
 
+GRID = ((1.0, 1e-3), (0.1, 1e-3), (10.0, 1e-3), (1.0, 5e-4), (1.0, 2e-3))
+"""(lam, rate) that every row is offered, written down before any was tried; Base, ViPT and TBSI, without lam, twice these rates."""
+GRID_SEED = 1000
+"""Seed of the trainings behind the choice; no number in a table comes from them."""
+
+
+def grid(name: str) -> tuple[dict[str, float], ...]:
+    """Returns the plans that a row is offered, {"lam": ..., "rate": ...} each; those of stage 2 stand on the Base that was chosen."""
+    from gmmt.miniature import ALL_ROWS
+
+    row = ALL_ROWS[name]
+    if row.mode == "base" and not row.longer:
+        return tuple({"rate": 2 * rate} for lam, rate in GRID if lam == 1)
+    if row.mode != "stage2":
+        return ()
+    alone = row.variant in ("", "TRK")
+    return tuple({"lam": 0.0 if alone else lam, "rate": rate} for lam, rate in GRID if lam == 1 or not alone)
+
+
+def score_rows(name: str, whole, by_attribute: dict) -> list[dict]:
+    """Returns rows for a CSV from one tracker's scores (`metrics.Scores`): each sequence, whole and over the frames of each attribute."""
+    found = []
+    for subset, scores in {"ALL": whole, **by_attribute}.items():
+        for k, sequence in enumerate(scores.sequences):
+            values = {m: float(f"{v[k]:.6g}") for m, v in scores.values.items()}
+            found.append({"row": name, "subset": subset, "sequence": sequence, "frames": int(scores.n_frames[k]), **values})
+    return found
+
+
+def write_scores(rows: list[dict], path: Path, profile: str, seed: int, videos: list, split: str = "test") -> None:
+    """Writes a seed's scores as CSV. The first line names what they were measured on; nothing in the file depends on when or where."""
+    import pandas as pd
+
+    from gmmt.data.synthetic import fingerprint
+
+    with atomic_write(path) as file:
+        file.write(f"# miniature, profile {profile}, seed {seed}, {split} videos {fingerprint(videos)}\n")
+        pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")
+
+
 def try_plan(name: str, profile: str, index: int, folder: str) -> None:
     """Trains a row with one plan of its grid, and writes its scores on validation beside it."""
     one_thread()
-    from gmmt import miniature, seeds
+    from gmmt import miniature
 
-    clock, where, plan = time.monotonic(), Path(folder, "trackers"), miniature.grid(name)[index]
-    base = plan if name == "Base" else best_base(folder)
+    clock, where, plan = time.monotonic(), Path(folder, "trackers"), grid(name)[index]
+    before = base_of(name)
+    base = best_base(before, folder) if before else plan
     print(f"start  try {name} {plan}", flush=True)
-    row = miniature.train(name, profile, miniature.GRID_SEED, where, plan=plan, base_plan=base)
-    found = seeds.rows_of(name, *miniature.scores(row, profile, "val", where))
+    row = miniature.train(name, profile, GRID_SEED, where, plan=plan, base_plan=base)
+    found = score_rows(name, *miniature.scores(row, profile, "val", where))
     found = [plan | r for r in found if r["subset"] == "ALL"]
     write_json(Path(folder, "status", f"try-{name}-{index}.json"), {"key": row.key, "rows": found})
     print(f"       try {name} {plan}  {duration(time.monotonic() - clock)}", flush=True)
 
 
-def best_base(folder: str) -> dict:
-    """Returns the plan of Base with the highest SR on validation, on which all plans of stage 2 are tried."""
-    from gmmt import miniature
+def base_of(name: str) -> str:
+    """Returns the row on which a row of stage 2 stands; "" for others."""
+    from gmmt.miniature import ALL_ROWS, TRACKERS
+
+    row = ALL_ROWS[name]
+    return TRACKERS[row.tracker]["1.2"] if row.mode == "stage2" else ""
+
+
+def best_base(name: str, folder: str) -> dict:
+    """Returns the plan of a Base with the highest SR on validation, on which all plans of stage 2 are tried."""
 
     def sr(k: int) -> float:
-        rows = read_json(Path(folder, "status", f"try-Base-{k}.json"))["rows"]
+        rows = read_json(Path(folder, "status", f"try-{name}-{k}.json"))["rows"]
         return sum(row["SR"] for row in rows) / len(rows)
 
-    plans = miniature.grid("Base")
+    plans = grid(name)
     return plans[max(range(len(plans)), key=sr)]
 
 
-def every_row() -> list[str]:
-    """Returns the names of all rows of the miniature."""
+def rows_of(table: str) -> list[str]:
+    """Returns the names of all rows of a table in miniature: "2", on the Siamese tracker; "6", on trackers with a ViT."""
     from gmmt import miniature
 
-    return list(miniature.ROWS)
+    return [name for name in miniature.ALL_ROWS if (name in miniature.ROWS) == (table == "2")]
 
 
-def tries() -> list[str]:
-    """Returns the names of all plans of all rows: "RAW-0", ..."""
-    from gmmt import miniature
-
-    return [f"{name}-{k}" for name in miniature.ROWS for k in range(len(miniature.grid(name)))]
+def tries(table: str) -> list[str]:
+    """Returns the names of all plans of a table's rows: "RAW-0", ..."""
+    return [f"{name}-{k}" for name in rows_of(table) for k in range(len(grid(name)))]
 
 
-def choose(profile: str, folder: str, stored: str) -> None:
+def choose(table: str, profile: str, folder: str, stored: str) -> None:
     """Writes what every plan scored on validation, and which one each row keeps: the highest SR."""
     import pandas as pd
 
-    from gmmt import miniature, seeds
+    from gmmt import miniature
     from gmmt.data import synthetic
 
-    records = {name: read_json(Path(folder, "status", f"try-{name}.json")) for name in tries()}
+    records = {name: read_json(Path(folder, "status", f"try-{name}.json")) for name in tries(table)}
     videos = miniature.sequences(profile, "val")
     every = [{"lam": None, **row} for record in records.values() for row in record["rows"]]
-    seeds.write(every, Path(stored, "validation.csv"), profile, miniature.GRID_SEED, videos, split="val")
+    write_scores(every, Path(stored, "validation.csv"), profile, GRID_SEED, videos, split="val")
     log = pd.DataFrame(every).groupby(["row", "lam", "rate"], sort=False, dropna=False)["SR"].mean().round(6).reset_index()
     log["chosen"] = log.index.isin(log.groupby("row")["SR"].idxmax())
-    log = log.assign(split="val", videos=synthetic.fingerprint(videos), seed=miniature.GRID_SEED, key=[r["key"] for r in records.values()])
+    log = log.assign(split="val", videos=synthetic.fingerprint(videos), seed=GRID_SEED, key=[r["key"] for r in records.values()])
     with atomic_write(Path(stored, "choices.csv")) as file:
         log.to_csv(file, index=False, lineterminator="\n")
-    note_provenance(Path(stored, "choices.json"), profile, {name: r["key"] for name, r in records.items()})
+    note_provenance(Path(stored, "choices.json"), profile, {name: r["key"] for name, r in records.items()}, table)
 
 
-def store_seed(profile: str, seed: int, folder: str, stored: str) -> None:
-    """Writes the scores of all rows of a seed on test, and beside them how they were made."""
+def store_seed(table: str, profile: str, seed: int, folder: str, stored: str) -> None:
+    """Writes the scores of a table's rows of a seed on test, and beside them how they were made."""
     one_thread()
-    from gmmt import miniature, seeds
+    from gmmt import miniature
 
     found, keys, where = [], {}, Path(folder, "trackers")
-    for name in miniature.ROWS:
+    for name in rows_of(table):
         row = miniature.train(name, profile, seed, where)
-        found += seeds.rows_of(name, *miniature.scores(row, profile, "test", where))
+        found += score_rows(name, *miniature.scores(row, profile, "test", where))
         keys[name] = row.key
-    seeds.write(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
-    note_provenance(Path(stored, f"{profile}-seed{seed}.json"), profile, keys)
+    write_scores(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
+    note_provenance(Path(stored, f"{profile}-seed{seed}.json"), profile, keys, table)
     print(f"       seed {seed} is stored in {stored}", flush=True)
 
 
@@ -346,26 +399,27 @@ NOISE_STUDY = (
 def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
     """Writes what a seed's generators score on validation with other noise, none, and more steps."""
     one_thread()
-    from gmmt import miniature, seeds
+    from gmmt import miniature
 
     found, where = [], Path(folder, "trackers")
     for name, steps, z in NOISE_STUDY:
         row = miniature.train(name, profile, seed, where)
         whole, _ = miniature.scores(row, profile, "val", where, steps=steps, seed=z)
-        found += [{"steps": steps, "z": "none" if z is None else z, **r} for r in seeds.rows_of(name, whole, {})]
+        found += [{"steps": steps, "z": "none" if z is None else z, **r} for r in score_rows(name, whole, {})]
     videos = miniature.sequences(profile, "val")
-    seeds.write(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
+    write_scores(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
     print(f"       noise of seed {seed} is stored in {stored}", flush=True)
 
 
-def note_provenance(path: Path, profile: str, keys: dict) -> None:
+def note_provenance(path: Path, profile: str, keys: dict, table: str) -> None:
     """Writes what a stored file was made from: configuration, commit, device, versions."""
     import torch
 
     from gmmt import miniature
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.backends.cpu.get_cpu_capability()}"
-    record = {"profile": profile, "code": miniature.code_hash(), "configurations": keys, "choices": miniature.choices()}
+    chosen = {name: plan for name, plan in miniature.choices().items() if name in rows_of(table)}
+    record = {"profile": profile, "code": miniature.code_hash(), "configurations": keys, "choices": chosen}
     write_json(path, record | {"made": now(), "commit": git_commit(), "device": device, "versions": versions()})
 
 
@@ -609,7 +663,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--profile", default="auto")
     command.add_argument("--seeds", default="0", help="0, or several with commas: 0,1,2")
     command.add_argument("--goal", default="notebooks", choices=("notebooks", "choices", "table"), help="what to make")
-    command.add_argument("--stored", default=str(STORED), help="where choices and tables are kept")
+    command.add_argument("--table", default="2", choices=[*STORED], help="which table's rows: 2 (Siamese), 6 (trackers with a ViT)")
+    command.add_argument("--stored", help="where choices and tables are kept")
     command.add_argument("--params", default="", help='parameters of notebooks to change: "steps=3 lam=0.1"')
     command.add_argument("--jobs", default="2", help="how many notebooks run at a time")
     command = commands.add_parser("refresh", help="execute notebooks in place")
@@ -637,7 +692,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not re.fullmatch(r"[1-9]\d*", given.jobs):
             raise SettingError(f"JOBS is a whole number, 1 or more, not {given.jobs!r}.")
         if given.command == "reproduce":
-            own = {"profile": given.profile, "seeds": given.seeds, "goal": given.goal, "stored": given.stored}
+            own = {"profile": given.profile, "seeds": given.seeds, "goal": given.goal, "table": given.table}
+            own |= {"stored": given.stored or STORED[given.table].as_posix()}
             return reproduce(own | overrides_in(given.params), int(given.jobs))
         return refresh_all(given.names, int(given.jobs))
     except SettingError as error:

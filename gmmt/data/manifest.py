@@ -5,12 +5,9 @@ import difflib
 import hashlib
 import json
 import os
-import re
 import shutil
-import stat
 import tempfile
 import urllib.parse
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +15,8 @@ from pathlib import Path
 from gmmt.errors import DownloadError, ManifestError
 from gmmt.files import data_dir, manifest_dir
 
+# The file that fetch() writes last: a folder without it is not whole. It holds size and sha256 of every file beside it.
 STAMP = ".gmmt.json"
-"""The file that fetch() writes last: a folder without it is not whole. It holds size and sha256 of every file beside it."""
 
 
 class Manifest(dict):
@@ -70,9 +67,7 @@ def fetch(name: str, mirror: Path | str | None = None, data: Path | str | None =
     What is there and unchanged in size is left alone; else a folder that fetch() made is replaced, and another is set aside as <name>.old*.
     The folder appears in one step, so a killed run leaves nothing that looks whole; what it had downloaded stays for the next run.
     With a `mirror` ($GMMT_MIRROR), a folder that holds the same files anywhere below it, nothing is downloaded.
-
-    Raises:
-        DownloadError: no network, not in the mirror, other bytes than stated, no room, or a data set that only a person can get.
+    DownloadError: no network, not in the mirror, other bytes than stated, no room, or a data set that only a person can get.
     """
     manifest, root = load(name), Path(data or data_dir())
     target, partial = root / name, root / f".{name}.partial"
@@ -88,7 +83,7 @@ def fetch(name: str, mirror: Path | str | None = None, data: Path | str | None =
             sources = _from_mirror(manifest, Path(mirror).expanduser()) if mirror else _download(manifest, partial, progress)
             for file, source in zip(manifest["files"], sources, strict=True):
                 if manifest.kind == "results":
-                    _unpack(source, content, manifest["unpacked"]["bytes"])
+                    shutil.unpack_archive(source, content, "zip")  # known by its sha256, so there is nothing to fear from it
                 else:
                     (content / file["path"]).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, content / file["path"])
@@ -150,65 +145,44 @@ def _from_mirror(manifest: Manifest, mirror: Path) -> list[Path]:
     for path in mirror.rglob("*"):
         places.setdefault(path.name, []).append(path)
     for file in manifest["files"]:
-        candidates = places.get(Path(file["path"]).name, [])
-        right = next((path for path in candidates if holds(path, file["bytes"], file["sha256"])), None)
+        right = [path for path in places.get(Path(file["path"]).name, []) if holds(path, file["bytes"], file["sha256"])]
         if not right:
-            wrong = f"{candidates[0]} holds other bytes" if candidates else f"{mirror} holds no {file['path']}"
+            wanted = f"{mirror} holds no {file['path']} of {file['bytes']} bytes, sha256 {file['sha256']}"
             advice = f"Get it from {manifest['source']}, or correct --mirror or GMMT_MIRROR; without them it is downloaded"
-            raise DownloadError(f"{wrong}; {manifest.name}.json expects {file['bytes']} bytes, sha256 {file['sha256']}. {advice}")
-        found.append(right)
+            raise DownloadError(f"{wanted}, which {manifest.name}.json expects. {advice}")
+        found.append(right[0])
     return found
 
 
 def _download(manifest: Manifest, folder: Path, progress: bool) -> list[Path]:
     """Returns the files of the manifest in `folder`, downloaded unless an earlier run left them there."""
-    from tqdm import tqdm
-
-    with ThreadPoolExecutor(8) as pool:
-        paths = pool.map(lambda file: _download_one(manifest, file, folder), manifest["files"])  # the first failure cancels the rest
-        return list(tqdm(paths, desc=manifest.name, total=len(manifest["files"]), unit="file", disable=not progress))
-
-
-def _download_one(manifest: Manifest, file: dict, folder: Path) -> Path:
     import pooch
     import requests
+    from tqdm import tqdm
 
     pooch.get_logger().setLevel("WARNING")
-    path, downloader, failures = folder / file["path"], pooch.HTTPDownloader(timeout=(5, 60)), []
-    for base_url in manifest["base_urls"]:
-        url = base_url + urllib.parse.quote(file["path"])
-        try:
-            # pooch writes to a temporary name and renames only when the hash is right; it returns at once if the file is there.
-            pooch.retrieve(url, f"sha256:{file['sha256']}", fname=path.name, path=path.parent, downloader=downloader)
-            return path
-        except (requests.HTTPError, ValueError) as error:  # a ValueError is pooch's word for another hash
-            failures.append(f"{url}: {error}".rstrip("."))
-        except requests.RequestException as error:  # whose own words are for programmers
-            failures.append(f"{url} could not be reached, or broke off ({type(error).__name__})")
-    raise DownloadError(
-        f"{file['path']} of {manifest.name} could not be downloaded: {'; '.join(failures)}. Check the network and try again, or "
-        f"put the file into a folder and name that: gmmt fetch {manifest.name} --mirror FOLDER (or the environment variable GMMT_MIRROR)"
-    )
+    downloader = pooch.HTTPDownloader(timeout=(5, 60))
 
+    def download(file: dict) -> Path:
+        path, failures = folder / file["path"], []
+        for base_url in manifest["base_urls"]:
+            url = base_url + urllib.parse.quote(file["path"])
+            try:
+                # pooch writes to a temporary name and renames only when the hash is right; it returns at once if the file is there.
+                pooch.retrieve(url, f"sha256:{file['sha256']}", fname=path.name, path=path.parent, downloader=downloader)
+                return path
+            except (requests.HTTPError, ValueError) as error:  # a ValueError is pooch's word for another hash
+                failures.append(f"{url}: {error}".rstrip("."))
+            except requests.RequestException as error:  # whose own words are for programmers
+                failures.append(f"{url} could not be reached, or broke off ({type(error).__name__})")
+        raise DownloadError(
+            f"{file['path']} of {manifest.name} could not be downloaded: {'; '.join(failures)}. Check the network and try again, or put "
+            f"the file into a folder and name that: gmmt fetch {manifest.name} --mirror FOLDER (or the environment variable GMMT_MIRROR)"
+        )
 
-def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
-    """Unpacks a zip archive into a new folder; raises DownloadError if it is damaged or could do harm."""
-    advice, total = "Nothing was unpacked: get the archive again from its source", 0
-    try:
-        with zipfile.ZipFile(archive) as pack:
-            for member in pack.infolist():
-                path = target / member.filename
-                total += member.file_size  # zipfile writes no more than this
-                outside = re.search(r"^/|[\\:\0]|(^|/)\.\.(/|$)", member.orig_filename)
-                special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
-                if outside or special or total > max_bytes or any(place.is_file() for place in (path, *path.parents)):
-                    rule = f"expected files and folders, no links, inside the folder, each once, of {max_bytes} bytes in all"
-                    raise DownloadError(f"{archive}: member {member.filename!r} is refused; {rule}. {advice}")
-                pack.extract(member, target)
-    except OSError:  # refused above; or the disk is full, the folder may not be written, ...
-        raise
-    except Exception as error:  # zipfile has many words for damage
-        raise DownloadError(f"{archive}: cannot be unpacked ({error}); expected a whole zip archive. {advice}") from None
+    with ThreadPoolExecutor(8) as pool:
+        paths = pool.map(download, manifest["files"])  # the first failure cancels the rest
+        return list(tqdm(paths, desc=manifest.name, total=len(manifest["files"]), unit="file", disable=not progress))
 
 
 def instructions(name: str, data: Path | str | None = None) -> str:
@@ -223,3 +197,69 @@ def instructions(name: str, data: Path | str | None = None) -> str:
         for value in values if isinstance(values, list) else [values]:
             lines.append(f"{field}: {value or 'not known; ask the authors'}")
     return "\n".join([*lines, f"Check it with: gmmt verify {name}"])
+
+
+def verify(name: str, data: Path | str | None = None) -> list[str]:
+    """Returns what is wrong with <data>/<name>, one line each (path, expected, what to do); an empty list means that all is well.
+
+    Fetched files are compared by size and sha256, other data sets by layout; they may be there in part, with the folder of one split.
+    """
+    manifest, target = load(name), Path(data or data_dir()) / name
+    if not target.is_dir():
+        return [f"{target}: no such folder; expected {manifest.title}. Run 'gmmt fetch {name}', which gets it or says where to get it"]
+    check = {"weights": _check_weights, "dataset": _check_dataset}.get(manifest.kind, changes)
+    return list(check(target, manifest))
+
+
+def _check_weights(target: Path, manifest: Manifest) -> Iterator[str]:
+    for entry in manifest["entries"]:
+        advice = f"Get {entry['name']} from {entry['url'] or entry['source']}"
+        for pattern in entry["files"]:
+            for path in sorted(target.glob(pattern)) or [target / pattern]:
+                if not holds(path, entry["bytes"], entry["sha256"]) or path.stat().st_size == 0:
+                    expected = f"expected {entry['bytes'] or 'some'} bytes, sha256 {entry['sha256'] or 'not known'}, for {entry['used_by']}"
+                    yield f"{path}: missing, or other content; {expected}. {advice}"
+
+
+def _check_dataset(target: Path, manifest: Manifest) -> Iterator[str]:
+    layout, splits = manifest["layout"], manifest["layout"]["splits"].values()
+    present = [split for split in splits if (target / split["folder"]).is_dir()]
+    if not present:
+        folders = " and ".join(str(target / split["folder"]) for split in splits)
+        yield f"{folders}: no such folder; expected {layout['tree']}. Unpack the data set so"
+    names = [name for image in layout["images"] for name in image["folders"]]
+    for split in present:
+        folder, count, rows = target / split["folder"], split["count"], split["rows"] or {}
+        there = [path for path in sorted(folder.glob("/".join("*" * split["depth"]))) if any((path / name).is_dir() for name in names)]
+        there = [path for path in there if path.name in rows or not rows]
+        lost = sorted(rows.keys() - {path.name for path in there})
+        if lost or not there or count not in (None, len(there)):
+            advice = f"Unpack the rest there (missing: {', '.join(lost[:5]) or 'not known'}{', ...' if len(lost) > 5 else ''})"
+            yield f"{folder}: {len(there)} sequence folders; expected {count or 'some'} ({layout['tree']}). {advice}"
+        for sequence in there:
+            yield from _check_sequence(sequence, layout, rows.get(sequence.name))
+
+
+def _check_sequence(sequence: Path, layout: dict, rows: int | None) -> Iterator[str]:
+    """Yields what is wrong in one sequence's folder; `rows` is the number of ground-truth rows, if known."""
+    images, annotations = [], []
+    for image in layout["images"]:
+        folders = [sequence / name for name in image["folders"]]
+        folder = next(filter(Path.is_dir, folders), folders[0])
+        endings = tuple(f".{ending}" for ending in image["extensions"])
+        files = [file for file in os.scandir(folder) if file.name.lower().endswith(endings)] if folder.is_dir() else []
+        images.append((folder, len(files), f"{image['modality']} images (*{', *'.join(endings)})"))
+        for path in sorted(file.path for file in files if file.stat().st_size == 0)[:1]:
+            yield f"{path}: an empty file; expected an image. Unpack the sequence again"
+    for path in [sequence / name for name in layout["annotations"]]:
+        text = path.read_text(encoding="latin-1") if path.is_file() else ""  # universal newlines: one file holds a lone carriage return
+        annotations.append((path, sum(bool(line.strip()) for line in text.split("\n")), "rows of ground truth"))
+    frames = max(number for _, number, _ in images)
+    if layout["row_per_image"]:  # else image folders can only be compared with each other, and rows with what the manifest says
+        rows = frames = rows or max(number for _, number, _ in annotations) or frames
+    allowed = layout["differences"].get(sequence.name, 0)
+    for found, expected in ((images, frames), (annotations, rows)):
+        for path, number, what in found:
+            if not number or (expected and allowed is not None and abs(number - expected) > allowed):
+                advice = "Unpack the sequence again; 'gmmt fetch' names the known quirks"
+                yield f"{path}: {number} {what}; expected {expected or 'some'}. {advice}"

@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from gmmt.data.benchmarks import ground_truth, read_boxes, rgbt_folder
 from gmmt.errors import SettingError
@@ -40,19 +42,12 @@ STRENGTH = {"LI": 0.12, "TC": 0.06, "CA": 0.10, "SN": 0.16}
 
 @dataclass(frozen=True)
 class Sequence:
-    """A video with one target.
+    """A video with one target."""
 
-    Attributes:
-        name: what result files are called.
-        boxes: ground truth [n, 4] (x, y, w, h) in pixels; rows of NaN where nobody annotated.
-        frame: frame(i) -> uint8 [4, H, W]: R, G, B, thermal.
-        attributes: name -> bool [n], in which frames it acts.
-    """
-
-    name: str
-    boxes: np.ndarray
-    frame: Callable[[int], np.ndarray]
-    attributes: Mapping[str, np.ndarray]
+    name: str  # what result files are called
+    boxes: np.ndarray  # ground truth [n, 4] (x, y, w, h) in pixels; rows of NaN where nobody annotated
+    frame: Callable[[int], np.ndarray]  # frame(i) -> uint8 [4, H, W]: R, G, B, thermal
+    attributes: Mapping[str, np.ndarray]  # name -> bool [n], in which frames it acts
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -65,8 +60,7 @@ class Sequence:
 def benchmark(split: str, n: int, length: int = 48, source: str = "mini-rgbt") -> list[Sequence]:
     """Returns the first n sequences of a split; their frames are drawn when asked for.
 
-    Raises:
-        SettingError: an unknown split or source, more sequences than there are trajectories, or no images for roadscene-motion.
+    SettingError: an unknown split or source, more sequences than there are trajectories, or no images for roadscene-motion.
     """
     if split not in SPLITS:
         raise SettingError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -86,9 +80,6 @@ def fingerprint(sequences: list[Sequence]) -> str:
         for i in {0, len(s) // 2, len(s) - 1}:
             digest.update(s.frame(i).tobytes())
     return digest.hexdigest()[:16]
-
-
-# --- trajectories --------------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -118,9 +109,6 @@ def motion(boxes: np.ndarray, length: int, fast: np.ndarray, rng: np.random.Gene
     fold = np.abs((start + steps - len(path)) % (2 * len(path)) - len(path)).clip(0, len(path) - 1)
     part = path[fold]
     return part / np.sqrt(part[:, 2:].prod(1).mean())
-
-
-# --- what scenes are made of ---------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -214,9 +202,6 @@ def _paste(image: np.ndarray, texture: np.ndarray, box: np.ndarray, opacity: np.
     part += (opacity[:, None, None] * alpha).astype(np.float32) * (drawn - part)
 
 
-# --- a scene -------------------------------------------------------------------------------------------------------------------------
-
-
 def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Sequence:
     """Returns sequence k of a split."""
     rng = np.random.default_rng([SPLITS[split], k])
@@ -225,10 +210,11 @@ def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Se
     name, real = paths[np.random.default_rng(SPLITS[split]).permutation(len(paths))[k % len(paths)]]
     acts = _intervals(rng, length)
     path, camera = _place(motion(real, length, acts["FM"], rng), acts, rng)
-    real_source = source == "roadscene-motion"
-    ground = _real_patch(split, rng, CANVAS) if real_source else _drawn_ground(rng)
-    own = _real_patch(split, rng, 32) if real_source else _drawn_texture(rng)
-    twins = list(_twins(rng, own, path, (lambda: _real_patch(split, rng, 32)) if real_source else (lambda: _drawn_texture(rng))))
+    drawn = source == "mini-rgbt"
+    ground = _drawn_ground(rng) if drawn else _real_patch(split, rng, CANVAS)
+    texture = (lambda: _drawn_texture(rng)) if drawn else (lambda: _real_patch(split, rng, 32))
+    own = texture()
+    twins = list(_twins(rng, own, path, texture))
     covers = list(_covers(rng, path, acts))
     glare = path[:, :2] + rng.normal(0, 12, 2)
     noise = rng.integers(0, CANVAS - SIZE, (length, 2))
@@ -326,3 +312,34 @@ def _covers(
             angle = rng.uniform(0, 2 * np.pi)
             offset = shift * path[:, 2:] * np.array([np.cos(angle), np.sin(angle)])
             yield _drawn_texture(rng), np.concatenate([path[:, :2] + offset, path[:, 2:] * scale], axis=1), acts[name]
+
+
+ROADSCENE = "FLIR_09512"
+"""One of the 221 pairs of RoadScene: headlights blind the camera, and two people show in the thermal image only."""
+
+
+def example_pair() -> tuple[np.ndarray, np.ndarray, str]:
+    """Returns (RGB [H, W, 3], thermal [H, W], both in 0..1, whose it is): a pair of RoadScene if it was fetched, else a rendered one."""
+    root = data_dir() / "roadscene"
+    paths = root / "crop_LR_visible" / f"{ROADSCENE}.jpg", root / "cropinfrared" / f"{ROADSCENE}.jpg"
+    if not all(p.is_file() for p in paths):
+        val = scene("val", 15)
+        dazzled = val.frame(int(val.attributes["HI"].argmax())) / 255  # a lamp blinds the camera, two things are warm
+        return dazzled[:3].transpose(1, 2, 0), dazzled[3], "a rendered scene of the miniature (fetch roadscene for a real one)"
+    rgb, tir = (np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255 for p, mode in zip(paths, ("RGB", "L"), strict=True))
+    return rgb, tir, "a real pair of RoadScene (Xu et al., 2020)"
+
+
+def half_blind(n: int, generator: torch.Generator, size: int = 16, gap: int = 6, radius: float = 2.0) -> tuple[Tensor, ...]:
+    """Returns n toy scenes: (scene, f_1, f_2) [n, 1, size, size] in -1..1, and which discs are hidden from both cameras [n].
+
+    A scene is one bright disc on a dark ground. Camera 1 sees the left part, camera 2 the right, and neither the `gap` columns in between.
+    """
+    axis = torch.arange(size).float()
+    center = torch.rand(n, 2, generator=generator) * (size - 5) + 2
+    rows, columns = axis[:, None] - center[:, :1, None], axis - center[:, 1:, None]
+    scene = ((radius - (rows**2 + columns**2).sqrt()) * 2).clamp(-1, 1)[:, None]
+    left, right = (axis < (size - gap) / 2).float(), (axis >= (size + gap) / 2).float()
+    f_1, f_2 = scene * left, scene * right
+    hidden = ~((f_1 > -1) & (left > 0) | (f_2 > -1) & (right > 0)).flatten(1).any(1)
+    return scene, f_1, f_2, hidden

@@ -19,52 +19,39 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 def read_video(folder: Path | str, box: np.ndarray | None = None, target: float | None = 18.0) -> tuple[Sequence, float]:
     """Returns (sequence, scale) of a folder in the layout of GTOT, RGBT234, LasHeR or VTUAV.
 
-    Args:
-        folder: holds a folder of RGB images and one of thermal images, equally many, and perhaps a text file with a box (x, y, w, h) for
-            every frame, every k-th one, or the first.
-        box: the first frame's box, if there is no file.
-        target: frames are resized so that the first box has this size sqrt(w h) in pixels, which the miniature's trackers are made for; the
-            boxes are, too. None: as they are. `scale` is the factor.
-
-    Raises:
-        SettingError: no such folders or files, or they do not fit each other; the message says what was expected.
+    `folder` holds a folder of RGB images and one of thermal images, equally many, and perhaps a text file with a box (x, y, w, h) for every
+    frame, every k-th one, or the first; `box` is the first frame's, if there is no file. Frames and boxes are resized by the factor `scale`
+    so that the first box has the size sqrt(w h) = `target` pixels, which the miniature's trackers are made for; None: as they are.
+    SettingError: no such folders or files, or they do not fit each other; the message says what was expected.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise SettingError(f"{folder}: there is no such folder; expected one with a folder of RGB and one of thermal images")
     rgb, tir = (_images(folder, names) for names in (RGB_FOLDERS, TIR_FOLDERS))
     if len(rgb) != len(tir):
-        raise SettingError(
-            f"{folder}: {len(rgb)} RGB images in {rgb[0].parent.name}/, {len(tir)} thermal ones in {tir[0].parent.name}/: expected pairs"
-        )
-    boxes = np.full((len(rgb), 4), np.nan)
-    if box is not None:
-        boxes[0] = box
-    else:
+        counts = f"{len(rgb)} RGB images in {rgb[0].parent.name}/, {len(tir)} thermal ones in {tir[0].parent.name}/"
+        raise SettingError(f"{folder}: {counts}: expected pairs")
+    boxes, rows = np.full((len(rgb), 4), np.nan), [box]
+    if box is None:
         files = {p.name.lower(): p for p in folder.glob("*.txt")}
         path = next((files[name] for name in BOX_FILES if name in files), None)
         if path is None:
             raise SettingError(f"{folder}: no file of boxes ({', '.join(BOX_FILES)}); give the first one: --box x,y,w,h")
         rows = read_boxes(path)
-        every = (len(rgb) - 1) // (len(rows) - 1) if 1 < len(rows) <= len(rgb) else len(rgb)
-        if len(boxes[::every]) != len(rows):
-            raise SettingError(
-                f"{path}: {len(rows)} boxes for {len(rgb)} frames; expected one for every frame, for every k-th, or for the first"
-            )
-        boxes[::every] = rows
+    every = (len(rgb) - 1) // (len(rows) - 1) if 1 < len(rows) <= len(rgb) else len(rgb)
+    if len(boxes[::every]) != len(rows):
+        raise SettingError(f"{path}: {len(rows)} boxes for {len(rgb)} frames; expected them for all, every k-th, or the first")
+    boxes[::every] = rows
     if not (boxes[0, 2:] > 0).all():
         raise SettingError(f"{folder}: the first box is {boxes[0]}; expected x, y, w, h with a width and a height")
     scale = 1.0 if target is None else target / float(np.sqrt(boxes[0, 2:].prod()))
-    with _open(rgb[0], "RGB") as first:
-        size = tuple(max(8, round(side * scale)) for side in first.size)
+    size = tuple(max(8, round(side * scale)) for side in _open(rgb[0], "RGB").size)
 
     @lru_cache(maxsize=4)
     def frame(i: int) -> np.ndarray:
-        pair = [
-            np.asarray(_open(p[i], mode).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR))
-            for p, mode in ((rgb, "RGB"), (tir, "L"))
-        ]
-        return np.concatenate([pair[0].transpose(2, 0, 1), pair[1][None]])
+        way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+        color, heat = (np.asarray(_open(p[i], mode).resize(size, way)) for p, mode in ((rgb, "RGB"), (tir, "L")))
+        return np.concatenate([color.transpose(2, 0, 1), heat[None]])
 
     nothing = {name: np.zeros(len(rgb), bool) for name in ATTRIBUTES}
     return Sequence(folder.name, boxes * scale, frame, nothing), scale
@@ -75,8 +62,7 @@ def _images(folder: Path, names: tuple[str, ...]) -> list[Path]:
     found = next((there[name] for name in names if name in there), None)
     if found is None:
         raise SettingError(f"{folder}: no folder {' or '.join(names)}; there are: {', '.join(sorted(there)) or 'none'}")
-    images = sorted(p for p in found.iterdir() if p.suffix.lower() in IMAGES)
-    if not images:
+    if not (images := sorted(p for p in found.iterdir() if p.suffix.lower() in IMAGES)):
         raise SettingError(f"{found}: no images ({', '.join(IMAGES)})")
     return images
 

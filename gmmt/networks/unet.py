@@ -79,7 +79,7 @@ class UNet(nn.Module):
         attention_levels: tuple[int, ...] = (1,),
         form: str = "paper",
     ):
-        """Makes the network.
+        """Makes the network; ValueError if n_blocks, groups or form cannot be.
 
         Args:
             channels: C of the noisy map, of each condition and of the output.
@@ -90,9 +90,6 @@ class UNet(nn.Module):
             multipliers: channels of each level over `inner`.
             attention_levels: levels with attention (0: full resolution); the released code has it at 8 x 8.
             form: "paper" or "released".
-
-        Raises:
-            ValueError: n_blocks, groups or form cannot be.
         """
         super().__init__()
         inner = inner or channels
@@ -123,9 +120,7 @@ class UNet(nn.Module):
                 self.down.append(Resize(width, stride=2))
                 if form == "released":
                     skips.append(width)
-        self.middle.append(block(width, width, attention=True))
-        if form == "released":
-            self.middle.append(block(width, width))
+        self.middle.extend(block(width, width, attention=i == 0) for i in range(1 + (form == "released")))
         for level in reversed(range(len(levels))):
             for _ in range(per_level + (form == "released")):
                 self.up.append(block(width + skips.pop(), levels[level], level in attention_levels))
@@ -158,13 +153,10 @@ class UNet(nn.Module):
                 h = layer(torch.cat([h, skips.pop()], dim=1), time)
             else:
                 h = layer(h, size=skips[-1].shape[-2:])
-        h = self._last(0, h)
-        if self.form == "released":
-            h = self.norm(self._last(1, h + (conditions[-2] if residual is None else residual)))
-        return h
-
-    def _last(self, i: int, h: Tensor) -> Tensor:
-        return self.outlet[i]["conv"](F.silu(self.outlet[i]["norm"](h)))
+        for i, outlet in enumerate(self.outlet):
+            h = h if i == 0 else h + (conditions[-2] if residual is None else residual)
+            h = outlet["conv"](F.silu(outlet["norm"](h)))
+        return h if self.norm is None else self.norm(h)
 
     def folded(self, t: float) -> "UNet":
         """Returns a copy for the one time t, in which the time's shifts are biases: the same output with fewer parameters, for s = 1."""

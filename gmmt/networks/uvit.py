@@ -51,9 +51,7 @@ class UViT(nn.Module):
         """Makes the network for maps of `channels` channels, with n_blocks on each side, one in the middle, and `conditions` maps given.
 
         `dim` is the width of the tokens, 1.5625 C (1200 at C = 768) unless given; position embeddings are learned for H = W = `size`.
-
-        Raises:
-            ValueError: `heads` does not divide `dim`, or there is no such form.
+        ValueError if `heads` does not divide `dim`, or if there is no such form.
         """
         super().__init__()
         dim = dim or channels * 1200 // 768

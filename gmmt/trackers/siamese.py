@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmmt.fusion import Draws, Fusion
-from gmmt.trackers.heads import DepthwiseBAN, SyncBatchNorm2d
+from gmmt.trackers.base import Tracker
+from gmmt.trackers.heads import DepthwiseBAN, SyncBatchNorm2d, decode, track_loss
 
 MODES = ("rgb", "tir", "base", "stage2")
 
@@ -69,7 +69,7 @@ class ResNet50(nn.Module):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-class Siamese(nn.Module):
+class Siamese(Tracker):
     """Both modalities' feature extractors, the fusion block, the heads of each stage, and in stage 2 GMMT.
 
     What stage 2 changes: the SEARCH features are fused by GMMT (supplement, Sec. C). The TEMPLATE's keep the frozen fusion block of
@@ -77,6 +77,8 @@ class Siamese(nn.Module):
     made once from one clean frame, where a generator has nothing to add but its noise. (The paper says that the old block is discarded at
     test, and leaves open what then fuses the template.)
     """
+
+    loss_of = staticmethod(track_loss)
 
     def __init__(self, backbone: str = "small", channels: int = 32, hidden: int = 32, template: int = 32, search: int = 64):
         """Makes the trackers of stages 1.1 and 1.2; `channels` is C of f_rgb, f_tir and fused; sizes are those of the crops in pixels."""
@@ -89,7 +91,6 @@ class Siamese(nn.Module):
         )
         self.fuse = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.head = nn.ModuleDict({mode: DepthwiseBAN(channels, hidden) for mode in MODES})
-        self.fusion: Fusion | None = None
         self.channels, self.template_size, self.search_size = channels, template, search
         self.margin = 4 if backbone == "resnet50" else 1  # cells at the border of the template's map, cut off: 15 -> 7, 8 -> 6
 
@@ -113,12 +114,20 @@ class Siamese(nn.Module):
         m = self.margin
         return x[:, :, m:-m, m:-m]
 
-    def search(self, template: Tensor, crops: Tensor, mode: str, steps: int = 1, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
-        """Returns (logits [B, 2, S, S], raw distances [B, 4, S, S]) at test time; in mode "stage2" GMMT, if any, fuses in `steps` steps."""
-        if mode in ("rgb", "tir"):
-            x = self.modality(mode, crops)
-        else:
-            f_rgb, f_tir = self.features(crops)
-            gmmt = mode == "stage2" and self.fusion is not None
-            x = self.fusion.sample(f_rgb, f_tir, steps=steps, generator=draws) if gmmt else self.fused(f_rgb, f_tir)
-        return self.head[mode](template, x)
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Returns what each stage trains (supplement, Table 2)."""
+        alone = {f"1.1 {m}": [self.backbone[m], self.neck[m], self.head[m]] for m in ("rgb", "tir")}
+        return alone | {"1.2": [self.head["base"], self.fuse]} | super().stages()
+
+    def streams(self, template: Tensor, crops: Tensor, fused: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns (f_rgb, f_tir, fused or None) [B, C, H, W]; the template has no part in them."""
+        f_rgb, f_tir = self.features(crops)
+        return f_rgb, f_tir, self.fused(f_rgb, f_tir) if fused else None
+
+    def encode(self, template: Tensor, crops: Tensor, mode: str) -> Tensor:
+        """Returns one modality's features or the fused ones [B, C, H, W]."""
+        return self.modality(mode, crops) if mode in ("rgb", "tir") else super().encode(template, crops, mode)
+
+    def decode(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns scores [B, S, S] and boxes [B, 4, S, S]."""
+        return cls.float().softmax(1)[:, 1], decode(loc, self.stride)

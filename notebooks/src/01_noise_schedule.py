@@ -61,7 +61,22 @@ run = notebook.start("01_noise_schedule", profile=profile, seed=seed)
 # The paper counts $t = 1 \dots T$; the code and this text count $0 \dots T-1$, and $-1$ means clean.
 
 # %% alt="An RGB image blinded by lights, its thermal partner in which people glow, and a 32 by 32 edge-energy map of each"
-from gmmt.data.pairs import example_pair, feature_map
+import torch.nn.functional as F
+
+from gmmt.data.synthetic import example_pair
+
+
+def feature_map(image):
+    """Edges in 8 directions, pooled over 32 x 32 cells, and standardised: [1, 8, 32, 32]."""
+    gray = torch.from_numpy(image.reshape(*image.shape[:2], -1).mean(-1))[None, None]
+    gray = F.interpolate(gray, size=(256, 256), mode="bilinear", antialias=True)
+    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64)
+    gray = F.pad(gray, (1, 1, 1, 1), mode="replicate")
+    across, down = F.conv2d(gray, torch.stack([sobel, sobel.T])[:, None]).split(1, dim=1)
+    angle = torch.arange(8, dtype=torch.float64).view(-1, 1, 1) * 2 * torch.pi / 8
+    pooled = F.avg_pool2d((angle.cos() * across + angle.sin() * down).relu(), 8).sqrt()
+    return ((pooled - pooled.mean()) / pooled.std()).float()
+
 
 rgb, tir, credit = example_pair()
 f_rgb, f_tir = feature_map(rgb), feature_map(tir)
@@ -297,7 +312,7 @@ for s in (1, 2, 5, 10):
 # %%
 from tqdm import tqdm
 
-from gmmt.data.pairs import half_blind
+from gmmt.data.synthetic import half_blind
 from gmmt.fusion import DiffusionFusion, OneCall
 from gmmt.networks.unet import UNet
 

@@ -166,12 +166,12 @@ class Zero(torch.nn.Module):
 
 
 fusion = DiffusionFusion(Zero(), channels=4, weighting="released")
-snr, given = schedule.snr(), [noise, x_0, x_0, x_0]  # float64
+snr, given, t_T = schedule.snr(), [x_0] * 3, torch.tensor([999])  # float64
 for t in (0, 500, 999):
     naive = snr[t] * x_0.square().mean()
-    ours = fusion.loss_at(torch.tensor([t]), *given)[1]["dm"]
+    ours = fusion.loss(*given, t=torch.tensor([t]), noise=noise)[1]["dm"]
     torch.testing.assert_close(ours, naive, rtol=1e-9, atol=0)
-in_float32 = fusion.loss_at(torch.tensor([999]), *[x.float() for x in given])[1]["dm"].item()
+in_float32 = fusion.loss(*[x.float() for x in given], t=t_T, noise=noise.float())[1]["dm"].item()
 print(f"t = 999 in float32, as in training: off by {abs(in_float32 / naive - 1):.0e} of the value")
 below, shares = int((snr < 1).nonzero()[0]), snr / snr.sum()
 print(f"weight {snr[0]:.3g} at t = 0, {snr[999]:.2g} at t = 999; below 1 from t = {below}")
@@ -569,7 +569,7 @@ run.headline(f"MSE of x_0 at t = 999 (least possible {least_error(999):.3g}): {l
 #
 # The paper's text does not name its schedule; with the linear one its weights would be $10^4$ and $4 \cdot 10^{-5}$ (printed in section 3).
 #
-# In `gmmt`: `DiffusionFusion(target=..., weighting=..., time=...)`. `gmmt.fusion.PRESETS` has these options ready-made under the names `paper`, `released` and `ours` (plain $x_0$).
+# In `gmmt`: `DiffusionFusion(target=..., weighting=..., time=...)`.
 
 # %% [markdown] tags=["exercise"]
 # ## Exercise

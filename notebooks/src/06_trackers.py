@@ -510,7 +510,7 @@ def naive_step(p, box, center, wh, strength, share, rate, limit):
 
 
 before = [torch.tensor(v[None]).float() for v in (last[:2] + last[2:] / 2, last[2:])]
-ours = tracking.step(cls, loc, *before, base, tracking.Search(), (128, 128))
+ours = tracking.step(*base.decode(cls, loc), *before, base, tracking.Search(), (128, 128))
 plain = [score, heads.decode(loc, 4)[0], *(v[0].tolist() for v in before), 0.04, 0.44, 0.4, 128]
 middle, size, maps = naive_step(*plain)
 np.testing.assert_allclose([middle, size], torch.cat(ours), rtol=1e-5)

@@ -285,8 +285,7 @@ for stage, epochs, warm in (("1.1", 20, 5), ("1.2", 20, 5), ("2", 100, 20)):
 # %% alt="Two panels of learning rate on a log scale. Left, the supplement: both plans rise from 0.001 to 0.005 and fall along a line to 0.00005, over 20 or 100 epochs; the staircase of SiamBAN's own code follows the first. Right, ours: the same shape over the profile's steps, with a peak of 0.002 in stage 1.1, of 0.004 in stage 1.2 and of 0.002 in stage 2"
 from gmmt import miniature
 
-plans = {k: miniature.plan_of("DM", k, run.profile) for k in ("1.2", "2")}
-plans = {"1.1": miniature.setting(run.profile).plans["1.1"]} | plans
+plans = {k[:3]: miniature.plan_of("DM", k, run.profile) for k in ("1.1 rgb", "1.2", "2")}
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.7))
 looks = {"1.1": ("0.3", "-"), "1.2": (plot.COLORS["fused"], "--"), "2": (plot.COLORS["DM"], "-")}
 for stage, (color, line) in looks.items():
@@ -529,7 +528,7 @@ score[short_head.name] = success(short_head)
 
 # %% alt="Paired differences in success rate with 95 % intervals: the shortest Base with a new head against that Base; Base with a new head against Base; and the latter against the longest Base"
 longest, gain = bases[max(bases)], {}
-long, more = {t.name: k for k, t in bases.items()}, setting.plans["2"].steps
+long, more = {t.name: k for k, t in bases.items()}, setting.steps["2"]
 for new, olds in {"HEAD": ("Base", longest.name), short_head.name: (short.name,)}.items():
     for old in olds:
         label = f"Base {long[new.replace('HEAD', 'Base')]} + head {more}, minus Base {long[old]}"

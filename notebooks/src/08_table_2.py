@@ -32,8 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from gmmt import metrics, miniature, notebook, plot, results, seeds, tracking
-from gmmt.data import synthetic
+from gmmt import metrics, miniature, notebook, plot, results, tracking
+from workflow import seeds
 
 run = notebook.start("08_table_2", profile=profile, seed=seed)
 
@@ -133,6 +133,8 @@ for name, boxes in toys.items():
 # **validation** videos, which trained nothing. Differences are taken video by video (*paired*): hard videos are hard for all, and that part cancels.
 
 # %% alt="For each attribute, the success rate of RGB, TIR and Base over the frames in which it acts"
+from gmmt.data import synthetic
+
 FRESH = ("RGB", "TIR", "Base", "HEAD", "RAW", "CGAN", "DM")
 options = {"folder": run.trackers, "progress": run.profile != "smoke"}
 rows = {name: miniature.train(name, run.profile, seed, **options) for name in FRESH}

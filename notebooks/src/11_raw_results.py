@@ -32,7 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from gmmt import claims, notebook, plot, results
+from gmmt import notebook, plot, results
+from workflow import claims
 
 run = notebook.start("11_raw_results", profile=profile, seed=seed)
 

@@ -397,18 +397,18 @@ print(variances.query("t in (0, 500, 999)").round(2).to_string(index=False))
 # the supplement's Fig. 4 prints scores for seven values, and the paper's tables take the best one *on each test set*.
 
 # %% tags=["nbval-check-output"]
-from gmmt import claims, results
+from gmmt import results
+from workflow import claims
 
 ledger = claims.ledger().set_index("id")
-for name in ("C16", "C17", "C18", "C20", "C29", "C30"):
-    print(f"{name} {ledger.verdict[name]:13s} {ledger.claim[name]}")
+for row in ledger.loc[["C16", "C17", "C18", "C20", "C29", "C30"]].itertuples():
+    print(f"{row.Index} {row.verdict:13s} {row.claim}")
 
 
 def printed(benchmark, method, metrics, table="T2", setting=""):
     """The printed numbers of one row."""
-    tail = f"#lambda={setting}" if setting else ""
-    cells = [f"{table}/{benchmark}/{method}/{m}{tail}" for m in metrics]
-    return torch.tensor([float(claims.cell(c)) for c in cells]).double()
+    start, tail = f"{table}/{benchmark}/{method}", f"#lambda={setting}" if setting else ""
+    return torch.tensor([float(claims.cell(f"{start}/{m}{tail}")) for m in metrics]).double()
 
 
 def show(values):
@@ -582,7 +582,7 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ## Side by side
 #
-# What `gmmt` takes where the sources differ; every other choice is an option (`fusion.PRESETS`).
+# What `gmmt` takes where the sources differ; every other choice is an option (`fusion.DiffusionFusion`).
 #
 # | | paper | released code | `gmmt` by default |
 # |---|---|---|---|

@@ -1,4 +1,4 @@
-"""Scores of many trainings of the miniature: how they are made and stored, and which differences between rows they show.
+"""Scores of many trainings of the miniature, and which differences between rows they show.
 
 A score depends on which training (seed) and on which videos (sequences). Every seed trains all rows from nothing, and all are tested on the
 same videos, so a difference of two rows is a matrix d [S, Q], seeds by sequences, paired in both. With d_sq = mu + a_s + b_q + e_sq the
@@ -9,36 +9,27 @@ variance of its mean has a part from seeds, one from sequences, and their intera
 Its interval is for other trainings on other videos of the same kind; one over seeds alone is for other trainings on these very videos.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gmmt.data import synthetic
 from gmmt.errors import ResultFileError
-from gmmt.files import atomic_write, stored_results_dir
-from gmmt.metrics import METRICS
+from gmmt.files import stored_results_dir
 from gmmt.results import Estimate, mean_interval
-
-COLUMNS = ("row", "subset", "sequence", "frames", *METRICS)
 
 
 @dataclass(frozen=True)
 class Interval(Estimate):
     """A mean over S seeds and n sequences in percent (points, for a difference).
 
-    Attributes:
-        low, high: 95 % interval over both, never narrower than that over seeds alone.
-        over_seeds, over_sequences: (low, high) over one of them, the other taken as it is: by t, and by a bootstrap.
-        detectable: the smallest true value that an experiment of this size finds in four of five repetitions (at 5 %, two-sided).
-        seeds: S.
+    `low` and `high` end its 95 % interval over both, which is never narrower than that over seeds alone.
     """
 
-    over_seeds: tuple[float, float]
-    over_sequences: tuple[float, float]
-    detectable: float
-    seeds: int
+    over_seeds: tuple[float, float]  # by t; the sequences are taken as they are
+    over_sequences: tuple[float, float]  # by a bootstrap; the seeds are taken as they are
+    detectable: float  # the smallest true value that four of five experiments of this size find (at 5 %, two-sided)
+    seeds: int  # S
 
     def __str__(self) -> str:
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
@@ -75,34 +66,10 @@ def difference(table, row: str, other: str, metric: str = "SR", subset: str = "A
     return interval(matrix(table, row, metric, subset) - matrix(table, other, metric, subset))
 
 
-# --- files ---------------------------------------------------------------------------------------------------------------------------
-
-
-def rows_of(name: str, whole, by_attribute: Mapping) -> list[dict]:
-    """Returns rows (COLUMNS) of one tracker: each sequence's scores (`metrics.Scores`), whole and over the frames of each attribute."""
-    found = []
-    for subset, scores in {"ALL": whole, **by_attribute}.items():
-        for k, sequence in enumerate(scores.sequences):
-            values = {m: float(f"{scores.values[m][k]:.6g}") for m in METRICS}
-            found.append({"row": name, "subset": subset, "sequence": sequence, "frames": int(scores.n_frames[k]), **values})
-    return found
-
-
-def write(rows: list[dict], path: Path, profile: str, seed: int, videos: list[synthetic.Sequence], split: str = "test") -> None:
-    """Writes a seed's scores as CSV. The first line names what they were measured on; nothing in the file depends on when or where."""
-    import pandas as pd
-
-    with atomic_write(path) as file:
-        file.write(f"# miniature, profile {profile}, seed {seed}, {split} videos {synthetic.fingerprint(videos)}\n")
-        pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")
-
-
 def read(profile: str = "cpu", folder: Path | None = None):
-    """Returns the stored scores of all seeds as a DataFrame: seed and COLUMNS.
+    """Returns the stored scores of all seeds as a DataFrame: seed, row, subset, sequence, frames, PR, NPR, SR.
 
-    Raises:
-        FileNotFoundError: nothing is stored.
-        ResultFileError: files are of different videos, or one lacks scores that another one has.
+    FileNotFoundError: nothing is stored. ResultFileError: files are of different videos, or one lacks scores that another one has.
     """
     import pandas as pd
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from gmmt.networks.uvit import UViT
+from gmmt.trackers import official
 
 MANY = 64  # more blocks than any network has
 
@@ -56,7 +57,7 @@ def rename(key: str, network: str, to_ours: bool = False) -> str:
     table, block = {"unet": (UNET, UNET_BLOCK), "uvit": (UVIT, UVIT_BLOCK)}[network]
     swapped = _swap(key, table, to_ours)
     if swapped is None:
-        raise KeyError(f"{key!r} is no parameter of the {'released' if to_ours else ''} {network}; see gmmt/networks/released.py")
+        raise KeyError(f"{key!r} is no parameter of the {'released' if to_ours else ''} {network}; see tests/released.py")
     prefixes = [pair[0 if to_ours else 1] for pair in table]
     prefix = max((p for p in prefixes if swapped == p or swapped.startswith(p + ".")), key=len)
     inner = swapped[len(prefix) + 1 :]
@@ -74,3 +75,9 @@ def load_released(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state dict with released names; raises RuntimeError naming every missing, unexpected or differently shaped key."""
     kind = "uvit" if isinstance(network, UViT) else "unet"
     network.load_state_dict({rename(key, kind, to_ours=True): value for key, value in state.items()})
+
+
+def official_name(key: str, network: str = "unet") -> str:
+    """Returns the official name of a tracker's parameter; `network` is U's kind, "unet" or "uvit"."""
+    own = key.removeprefix("fusion.network.")
+    return official.official_name(key) if own == key else official.U + rename(own, network)

@@ -7,7 +7,7 @@ before anything was trained here:
 - a statement about printed tables `holds` if the tables say so, else it `does not hold` (this checks the paper against itself, no more);
 - a difference between two methods, as 95 % interval [low, high] of the paired difference in the claimed direction: it `holds` if low > 0;
   it `does not hold` if high < 0, or if high is below the claimed size; else it is `undecided`;
-- a difference between two rows of the miniature the same way, its interval over trainings and videos together (gmmt/seeds.py); the sizes
+- a difference between two rows of the miniature the same way, its interval over trainings and videos together (seeds.py); the sizes
   that the paper claims are for other videos, so only the sign counts;
 - what nothing here has measured yet is `not attempted`.
 """
@@ -15,19 +15,18 @@ before anything was trained here:
 import json
 from collections.abc import Mapping
 
-from gmmt import results, seeds
+from gmmt import results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.files import resource
+from workflow import seeds
 
 VERDICTS = ("recomputed", "holds", "does not hold", "undecided", "not attempted")
 _SOURCES = {"T": "paper Table", "S": "supp Table", "F": "supp Figure"}
+_WEAKEST = ("does not hold", "undecided", "holds")
 
 
 def cell(reference: str) -> str:
-    """Returns a published cell as printed: "T2/LasHeR/Siamese/SR", with "@OCC" for a subset and "#s=1" for a setting.
-
-    T, S and F stand for the paper's tables, the supplement's tables and its figures.
-    """
+    """Returns a published cell as printed: "T2/LasHeR/Siamese/SR", with "@OCC" for a subset and "#s=1" for a setting; T, S, F: _SOURCES."""
     source, benchmark, method, metric, subset, setting = _parse(reference)
     return results.printed(f"{_SOURCES[source[0]]} {source[1:]}", benchmark, method, metric, subset or "ALL", setting)
 
@@ -87,13 +86,10 @@ def _printed(claim: Mapping) -> tuple[str, str]:
 
 def _paired(claim: Mapping) -> tuple[str, str]:
     """Compares two raw result archives; of several metrics the weakest verdict counts."""
-    parts, verdicts = [], []
     ours, theirs = results.stored_scores(claim["archive"]), results.stored_scores(claim["versus"])
-    for metric, claimed in claim["claimed"].items():
-        d = results.difference(ours, theirs, metric)
-        verdicts.append(judge_difference(d.low, d.high, claimed))
-        parts.append(f"{metric} {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}] (printed {claimed:+.1f}), n = {d.n}")
-    return min(verdicts, key=_WEAKEST.index), "; ".join(parts)
+    found = [(metric, claimed, results.difference(ours, theirs, metric)) for metric, claimed in claim["claimed"].items()]
+    words = [f"{m} {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}] (printed {claimed:+.1f}), n = {d.n}" for m, claimed, d in found]
+    return min((judge_difference(d.low, d.high, claimed) for _, claimed, d in found), key=_WEAKEST.index), "; ".join(words)
 
 
 def _miniature(claim: Mapping) -> tuple[str, str]:
@@ -110,10 +106,6 @@ def _miniature(claim: Mapping) -> tuple[str, str]:
     return min(verdicts, key=_WEAKEST.index), f"{'; '.join(parts)}, n = {d.seeds} trainings x {d.n} videos"
 
 
-_WEAKEST = ("does not hold", "undecided", "holds")
-_RULES = {"recomputed": _recomputed, "printed": _printed, "paired": _paired, "miniature": _miniature}
-
-
 def claims() -> list[dict]:
     """Returns the claims as they stand in claims.json: id, source, claim, check, rule and the rule's arguments."""
     return json.loads(resource("claims.json").read_text(encoding="utf-8"))
@@ -123,9 +115,9 @@ def ledger():
     """Returns the ledger as a DataFrame: id, source, claim, check, verdict, evidence. Verdicts are computed at this moment."""
     import pandas as pd
 
-    rows = []
+    rows, rules = [], {"recomputed": _recomputed, "printed": _printed, "paired": _paired, "miniature": _miniature}
     for claim in claims():
-        verdict, evidence = _RULES[claim["rule"]](claim) if "needs" not in claim else ("not attempted", claim["needs"])
+        verdict, evidence = rules[claim["rule"]](claim) if "needs" not in claim else ("not attempted", claim["needs"])
         rows.append({**{k: claim[k] for k in ("id", "source", "claim", "check")}, "verdict": verdict, "evidence": evidence})
     return pd.DataFrame(rows)
 
