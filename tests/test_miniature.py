@@ -85,14 +85,6 @@ def test_trackers_with_a_vit_start_from_one_foundation(folder):
         assert longer - len(tbsi.curves[stage]["loss"]) == steps["1.2" if row == "OSTrack-long" else "2"]
 
 
-def test_without_pre_training_keys_start_as_twice_the_queries():
-    for kind in ("ostrack", "vipt", "tbsi"):
-        for block in miniature.make_tracker(kind).backbone.blocks:
-            query, key, value = block.attn["qkv"].weight.chunk(3)
-            assert query.equal(key)
-            assert query.abs().max() > 1.9 * value.abs().max()
-
-
 def test_bad_rows_are_refused(folder):
     with pytest.raises(SettingError, match="Did you mean CGAN"):
         miniature.train("CGANN", "smoke", 0, folder)

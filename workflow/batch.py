@@ -113,16 +113,21 @@ def plan(config: dict) -> list[Job]:
     return [job(name, seed) for seed in sorted(set(map(int, seeds))) for name in known]
 
 
-def rows_before(name: str) -> tuple[str, ...]:
-    """Returns the rows that must be trained before a row of the miniature."""
+def base_of(name: str) -> str:
+    """Returns the row on which a row of stage 2 stands; "" for others."""
     from gmmt.miniature import ALL_ROWS, TRACKERS
 
     row = ALL_ROWS[name]
-    if row.mode in ("rgb", "tir"):
-        return ()
-    if row.mode == "stage2":
-        return (TRACKERS[row.tracker]["1.2"],)
-    return ("RGB", "TIR") if row.tracker == "siamese" else ("OSTrack",)
+    return TRACKERS[row.tracker]["1.2"] if row.mode == "stage2" else ""
+
+
+def rows_before(name: str) -> tuple[str, ...]:
+    """Returns the rows that must be trained before a row of the miniature."""
+    from gmmt.miniature import ALL_ROWS
+
+    if ALL_ROWS[name].mode == "base":
+        return ("RGB", "TIR") if ALL_ROWS[name].tracker == "siamese" else ("OSTrack",)
+    return tuple(filter(None, [base_of(name)]))
 
 
 def notebook_names() -> list[str]:
@@ -323,14 +328,6 @@ def try_plan(name: str, profile: str, index: int, folder: str) -> None:
     print(f"       try {name} {plan}  {duration(time.monotonic() - clock)}", flush=True)
 
 
-def base_of(name: str) -> str:
-    """Returns the row on which a row of stage 2 stands; "" for others."""
-    from gmmt.miniature import ALL_ROWS, TRACKERS
-
-    row = ALL_ROWS[name]
-    return TRACKERS[row.tracker]["1.2"] if row.mode == "stage2" else ""
-
-
 def best_base(name: str, folder: str) -> dict:
     """Returns the plan of a Base with the highest SR on validation, on which all plans of stage 2 are tried."""
 
@@ -381,7 +378,8 @@ def store_seed(table: str, profile: str, seed: int, folder: str, stored: str) ->
     found, keys, where = [], {}, Path(folder, "trackers")
     for name in rows_of(table):
         row = miniature.train(name, profile, seed, where)
-        found += score_rows(name, *miniature.scores(row, profile, "test", where))
+        whole, by_attribute = miniature.scores(row, profile, "test", where)
+        found += score_rows(name, whole, by_attribute if table == "2" else {})  # what no notebook reads is not kept
         keys[name] = row.key
     write_scores(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
     note_provenance(Path(stored, f"{profile}-seed{seed}.json"), profile, keys, table)
