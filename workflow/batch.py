@@ -36,6 +36,7 @@ ROWS_OF = {
     "06_trackers": ("RGB", "TIR", "Base", "DM"),
     "07_two_stages": ("RGB", "TIR", "Base", "HEAD", "RAW", "DM"),
     "08_table_2": ("RGB", "TIR", "Base", "HEAD", "RAW", "CGAN", "DM"),
+    "09_transformers": ("OSTrack", "ViPT", "TBSI", "TBSI-DM"),
 }
 """Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before it runs, several at a time."""
 STEPS = {

@@ -7,8 +7,8 @@ before anything was trained here:
 - a statement about printed tables `holds` if the tables say so, else it `does not hold` (this checks the paper against itself, no more);
 - a difference between two methods, as 95 % interval [low, high] of the paired difference in the claimed direction: it `holds` if low > 0;
   it `does not hold` if high < 0, or if high is below the claimed size; else it is `undecided`;
-- a difference between two rows of the miniature the same way, its interval over trainings and videos together (seeds.py); the sizes
-  that the paper claims are for other videos, so only the sign counts;
+- a difference between two rows of the miniature, or between two such gains, the same way, its interval over trainings and videos together
+  (seeds.py); the sizes that the paper claims are for other videos, so only the sign counts;
 - what nothing here has measured yet is `not attempted`.
 """
 
@@ -93,16 +93,21 @@ def _paired(claim: Mapping) -> tuple[str, str]:
 
 
 def _miniature(claim: Mapping) -> tuple[str, str]:
-    """Compares rows of the miniature over all stored seeds; of several pairs the weakest verdict counts."""
+    """Compares rows of the miniature over all stored seeds, a - b, or two gains, (a - b) - (c - d); of several the weakest verdict counts."""
+    import pandas as pd
+
     try:
-        table = seeds.read()
+        table = pd.concat([seeds.read("cpu", seeds.stored_results_dir() / name) for name in ("miniature", "miniature_vit")])
     except FileNotFoundError:
         return "not attempted", "several trainings of the miniature (make table)"
     parts, verdicts = [], []
-    for row, other in claim["pairs"]:
-        d = seeds.difference(table, row, other)
+    for names in claim["pairs"]:
+        scores = [seeds.matrix(table, name, "SR") for name in names]
+        n = min(map(len, scores))  # one table may have more seeds than the other
+        d = seeds.interval(sum(sign * s[:n] for sign, s in zip((1, -1, -1, 1), scores, strict=False)))
         verdicts.append(judge_difference(d.low, d.high, 0))
-        parts.append(f"{row} - {other}: SR {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+        words = "{} - {}" if len(names) == 2 else "({} - {}) - ({} - {})"
+        parts.append(f"{words.format(*names)}: SR {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
     return min(verdicts, key=_WEAKEST.index), f"{'; '.join(parts)}, n = {d.seeds} trainings x {d.n} videos"
 
 

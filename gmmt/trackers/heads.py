@@ -156,8 +156,8 @@ def decode_centre(size: Tensor, offset: Tensor, stride: float) -> Tensor:
 def centre_labels(boxes: Tensor, size: int, stride: float) -> Tensor:
     """Returns a Gaussian [B, S, S] about each centre, which is rounded to a cell's corner and has 1 there; no target, zeros.
 
-    Its radius is CornerNet's: a box shifted by it still overlaps the true one by about 0.7. Of its three cases the third is always the
-    least, and OSTrack's code has it without the division by 2a = 5.6; both are kept.
+    CornerNet's radius is that by which a box may be shifted and still overlap the true one by 0.7. Of its three cases the third is always
+    the least, and the code that OSTrack took over divides it by 2 where the root has 2a = 5.6; that is kept.
     """
     wh = (boxes[:, 2:] - boxes[:, :2]).nan_to_num() / stride
     total = 1.4 * wh.sum(1)

@@ -228,7 +228,7 @@ Markdown("\n".join(lines))
 # | [**03**](03_networks.ipynb) | what is the network U made of | here |
 # | [**04**](04_sampling.ipynb) | how many steps does a sample need | here |
 # | [**05**](05_three_losses.ipynb) | RAW, CGAN or DM: what does each learn | here |
-# | 06 - 08 | trackers, two stages, Table 2 in miniature | here for the Siamese tracker |
+# | 06 - 09 | trackers, two stages, Tables 2 and 6 in miniature | here |
 # | [**10**](10_metrics.ipynb) | what exactly is a score | here |
 # | [**11**](11_raw_results.ipynb) | do the raw results give the tables | here |
 # | 12 - 17, 19 | lambda, blocks, steps, fusion quality, features, RGB-D, the full run | planned |

@@ -640,7 +640,7 @@ assert answer == three - two, "only the inlet convolution reads the conditions"
 # - Speed is not measured here. Folding saves memory; of the arithmetic it saves next to nothing.
 # - That the batch norm explains CGAN's weak results in the paper is possible, and not shown: how the authors trained $D$ is not released.
 #
-# **Next:** [05, RAW, CGAN or DM: what does each learn?](05_three_losses.ipynb)
+# **Next:** [04, how many steps does a sample need?](04_sampling.ipynb)
 #
 # **References.** Ho, Jain, Abbeel 2020 (UNet for diffusion). Bao et al. 2023 (UViT). Vaswani et al. 2017 (attention, sinusoids). Mao et al. 2017
 # (LSGAN). Ioffe, Szegedy 2015 (batch norm). Wu, He 2018 (group norm). Tang et al. 2024 (GMMT).

@@ -586,7 +586,7 @@ assert answer[0](answer[1]) <= 1.05 < answer[0](answer[1] - 1), "one k less is n
 #   with $s$. Neither tells why the paper's table looks as it does.
 # - One network, one training run, one toy; the intervals cover test scenes and noise, not the luck of training.
 #
-# **Next:** 05, the three losses: RAW (regression), CGAN (a conditional generative adversarial network) and DM (diffusion).
+# **Next:** [05, RAW, CGAN or DM: what does each learn?](05_three_losses.ipynb)
 #
 # **References.** Ho, Jain, Abbeel 2020 (DDPM). Song, Meng, Ermon 2021 (DDIM). Wang et al. 2004 (SSIM). Bonneel et al. 2015 (sliced Wasserstein). Blau, Michaeli 2018
 # (perception and distortion). Tang et al. 2024 (GMMT).

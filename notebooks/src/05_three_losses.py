@@ -572,7 +572,7 @@ assert all(abs(x - y) < 0.02 for x, y in zip(answer, simulated, strict=True)), "
 # - The discs' ambiguity is *built in*. Whether a tracker's features are ambiguous given both cameras, and whether committing helps its head,
 #   this does not show.
 #
-# **Next:** [10, what exactly is a tracker's score?](10_metrics.ipynb)
+# **Next:** [06, where does GMMT sit inside a tracker?](06_trackers.ipynb)
 #
 # **References.** Mao et al. 2017 (LSGAN). Mirza, Osindero 2014 (CGAN). Isola et al. 2017
 # (pix2pix). Ho, Jain, Abbeel 2020 (DDPM). Song, Meng, Ermon 2021 (DDIM). Tang et al. 2024

@@ -13,7 +13,7 @@
 # features; and as the Siamese tracker's block is one convolution, those features leave nothing uncertain about the map that GMMT is to generate.
 #
 # Paper: "Generative-Based Fusion Mechanism", Eq. (5); supplement, Sec. C and its Fig. 2a. This notebook holds the Siamese tracker; ViPT and TBSI
-# are not in it yet. Runs about 20 s (smoke), 30 s (cpu; and once 10 min more, to train its four trackers), on one thread; gpu and paper: not timed.
+# are in [09](09_transformers.ipynb). Runs about 20 s (smoke), 30 s (cpu; and once 10 min more, to train its four trackers), on one thread; gpu and paper: not timed.
 # Read before this: [03, the network U](03_networks.ipynb), [05, three losses](05_three_losses.ipynb), [10, scores](10_metrics.ipynb).
 
 # %% tags=["colab-setup"]
@@ -680,7 +680,7 @@ print(f"right; over whole maps its error is {error:.4f} (padding), DM's {own:.4f
 # - One training run, one seed: intervals cover validation videos, not the luck of training. Of 20 differences by attribute, some interval may
 #   miss 0 by chance.
 # - `fused` is linear by the supplement's "one layer". With a ReLU after it, it would not be, but still a point. Inside a
-#   transformer (ViPT, TBSI; not here yet) it is a function of both *images*; of $f_{rgb}$ and $f_{tir}$ too? It depends on where these are taken.
+#   transformer (ViPT, TBSI: [09](09_transformers.ipynb)) it is a function of both *images*; of $f_{rgb}$ and $f_{tir}$ too? It depends on where these are taken.
 # - Drawn targets differ from real ones in ways not measured here. On a real RGB-T video, `gmmt track --sequence DIR` runs any row.
 #
 # **Next:** [07, why two stages, and what learns in each?](07_two_stages.ipynb)

@@ -580,6 +580,6 @@ assert abs(answer / expected - 1) < 0.05, "the variances of both means add; n is
 #   no teacher, does as well as any.
 # - Test was opened with the settings that validation had fixed, and none was changed after it; section 5 says which comparisons came later.
 #
-# **Next:** [10, what exactly is a tracker's score?](10_metrics.ipynb)
+# **Next:** [09, what does GMMT add to a tracker that already fuses well?](09_transformers.ipynb)
 #
 # **References.** Tang et al. 2024 (GMMT). Chen et al. 2020 (SiamBAN). Li et al. 2022 (LasHeR), 2019 (RGBT234).
