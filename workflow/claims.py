@@ -93,7 +93,7 @@ def _paired(claim: Mapping) -> tuple[str, str]:
 
 
 def _miniature(claim: Mapping) -> tuple[str, str]:
-    """Compares rows of the miniature over all stored seeds, a - b, or two gains, (a - b) - (c - d); of several the weakest verdict counts."""
+    """Compares rows of the miniature over all stored seeds, a - b, or gains, (a - b) - (c - d); of several the weakest verdict counts."""
     import pandas as pd
 
     try:

@@ -178,7 +178,7 @@ def draw_tiles(ax, ledger):
     ax.spines[:].set_visible(False)
 
 
-# %% alt="Tiles, one for each claim, in four rows by way of checking: raw results, printed tables, miniature, real data and GPU; coloured by verdict. Of the row miniature three do not hold, two are undecided and five are grey, not attempted; the last row is grey"
+# %% alt="Tiles, one for each claim, in four rows by way of checking: raw results, printed tables, miniature, real data and GPU; coloured by verdict. Of the row miniature four do not hold, three are undecided and five are grey, not attempted; the last row is grey"
 ledger = claims.ledger()
 figure, ax = plt.subplots(figsize=(7, 2.4))
 draw_tiles(ax, ledger)
@@ -191,9 +191,9 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** One tile is one claim (its number is in the tables below). *Printed tables* checks only that the paper agrees with itself. What
-# matters most, the row *miniature*, comes from trackers that were trained here on drawn video, with controls ([08](08_table_2.ipynb)): it says what holds *there*.
+# matters most, the row *miniature*, comes from trackers that were trained here on drawn video, with controls ([08](08_table_2.ipynb), [09](09_transformers.ipynb)): it says what holds *there*.
 # "Better than the baseline" is asked three times: against the baseline, against one trained for as long, and against a new head alone; the weakest verdict
-# counts. Its intervals cover trainings (eight) and videos (150).
+# counts. Its intervals cover trainings (eight; five with ViPT and TBSI) and videos (150).
 
 # %% tags=["nbval-check-output"]
 tally = claims.tally(ledger)
@@ -206,7 +206,7 @@ for row in ledger[ledger.verdict == "does not hold"].itertuples():
 
 # %% [markdown]
 # **What to see.** These are the claims that do not come out as printed, with the evidence. Some are trifles (a last digit), one is systematic
-# (a divisor, [notebook 11](11_raw_results.ipynb)), and some are sentences that the paper's own tables contradict. Three are measured in miniature: there the
+# (a divisor, [notebook 11](11_raw_results.ipynb)), and some are sentences that the paper's own tables contradict. Four are measured in miniature: there the
 # method does not beat a baseline that is trained for as long. None says whether it works on LasHeR.
 
 # %%
