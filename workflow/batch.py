@@ -361,7 +361,8 @@ def choose(table: str, profile: str, folder: str, stored: str) -> None:
 
     records = {name: read_json(Path(folder, "status", f"try-{name}.json")) for name in tries(table)}
     videos = miniature.sequences(profile, "val")
-    every = [{"lam": None, **row} for record in records.values() for row in record["rows"]]
+    kept = ("lam", "rate", "row", "sequence", "SR")  # what choosing looks at
+    every = [{k: row.get(k) for k in kept} for record in records.values() for row in record["rows"]]
     write_scores(every, Path(stored, "validation.csv"), profile, GRID_SEED, videos, split="val")
     log = pd.DataFrame(every).groupby(["row", "lam", "rate"], sort=False, dropna=False)["SR"].mean().round(6).reset_index()
     log["chosen"] = log.index.isin(log.groupby("row")["SR"].idxmax())
@@ -404,7 +405,8 @@ def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
     for name, steps, z in NOISE_STUDY:
         row = miniature.train(name, profile, seed, where)
         whole, _ = miniature.scores(row, profile, "val", where, steps=steps, seed=z)
-        found += [{"steps": steps, "z": "none" if z is None else z, **r} for r in score_rows(name, whole, {})]
+        own = {"row": name, "steps": steps, "z": "none" if z is None else z}
+        found += [own | {k: r[k] for k in ("sequence", "SR")} for r in score_rows(name, whole, {})]
     videos = miniature.sequences(profile, "val")
     write_scores(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
     print(f"       noise of seed {seed} is stored in {stored}", flush=True)
