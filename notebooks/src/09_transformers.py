@@ -9,7 +9,7 @@
 # %% [markdown]
 # # What does GMMT add to a tracker that already fuses well?
 #
-# **In one sentence:** in miniature, nothing that shows: TBSI, which fuses best, loses 1.5 points of success rate to GMMT and gains 4.1 by as long a training without it; on ViPT, gains
+# **In one sentence:** in miniature, no gain that shows: TBSI, which fuses best, loses 1.5 points of success rate with GMMT and gains 4.1 by as long a training without it; on ViPT, gains
 # and losses drown in what differs from training to training; that worse fusers gain more holds for the Siamese tracker beside TBSI, and is undecided beside ViPT.
 #
 # Paper: "Experiments", Table 1; supplement, Sec. C with its Fig. 2b and 2c, and Table 6. Runs about 15 s (smoke), 11 s (cpu; and once 15 min more, to train its four
@@ -297,7 +297,7 @@ print(pd.DataFrame(shown).to_string(index=False, float_format="{:.3g}".format))
 
 # %% [markdown]
 # **What to see.** Officially ViPT costs as much as OSTrack; TBSI has two streams and its bridges, and costs three times as much. With GMMT (one step; `python -m benchmarks.trackers`) a frame of TBSI takes 180 GFLOP with
-# the UViT of $n = 1$, 251 with the UNet, 319 with the UViT of $n = 8$. The official code, for the first one's same answers: 201 (the exercise finds most of the difference). In bfloat16 (two cores with AMX) it runs 3.3 times as fast.
+# the UViT of $n = 1$, 251 with the UNet, 319 with the UViT of $n = 8$. The official code, for the first one's same answers: 201 (the exercise finds the difference). Ours, in bfloat16 (two cores with AMX) runs 3.3 times as fast.
 
 # %% [markdown]
 # ## 6. Do two cameras help here?
@@ -338,7 +338,7 @@ plt.show()
 
 # %% [markdown]
 # **What to see** (attributes as in [06](06_trackers.ipynb)). Thermal carries the tracker where RGB is dark (LI), dazzled (HI) or sees no contrast (CA): there OSTrack falls to 20, ViPT and TBSI do not. Where it is *thermal* that fails
-# (TC) nobody gains, and nobody loses much. Over all, ViPT's hints are worth 16 points and TBSI's second stream 27, each far beyond two standard errors. So these two fuse well, TBSI better; GMMT on TBSI shows no gain in this one training.
+# (TC), or nobody sees the target (PO, TO), a second camera gains little or nothing. Over all, ViPT's hints are worth 16 points and TBSI's second stream 27 (over videos: 8.9 and 13.2 standard errors; one training). So these two fuse well, TBSI better; GMMT on TBSI shows no gain in this one training.
 # Part of both steps is longer training, as OSTrack stopped when they began: section 8 takes it out.
 
 # %% [markdown]
@@ -384,7 +384,7 @@ lanes |= {"TBSI, RGB": ("TBSI", 0), "TBSI, TIR": ("TBSI", 1)}
 patches = search[0, :3], search[0, 3:].repeat(3, 1, 1)
 patches = [p.permute(1, 2, 0).numpy() / 255 for p in patches]
 grid = [[patches[c], *(m[c] for m in seen[n][0]), seen[n][1]] for n, c in lanes.values()]
-titles = ["search patch", *(f"block {i}" for i in range(4)), "score"]
+titles = ["search patch", *(f"block {i}" for i in range(4)), "score, 0 to 1"]
 title = "In TBSI the target's tokens stand out, first in thermal"
 figure = plot.image_grid(grid, titles, list(lanes), title, width=7.2)
 axes, scale = np.array(figure.axes).reshape(4, 6), 64 / (4 * last[2:].prod() ** 0.5)
@@ -411,8 +411,8 @@ for name in rows:
     print(f"{name:8s} highest score {seen[name][1].max():.2f}, its box overlaps by {iou:.2f}")
 
 # %% [markdown]
-# **What to see.** White: the true box; pink: the found one. Block 0 does not look at the template's target at all. In block 1 of TBSI's thermal stream just the target's own tokens do: they match. The bridge behind that block tells RGB, where
-# in block 2 the target stands out, too, now as what does *not* look at the template while the rest does. In OSTrack and ViPT one hardly sees it in these maps, and their scores find the target nonetheless,
+# **What to see.** White: the true box; pink: the found one. Block 0 does not look at the template's target at all. In block 1 of TBSI's thermal stream the target's own tokens do (and some in corners): matching. Behind that block is a bridge; in block 2
+# part of the target stands out in RGB, too, now as what does *not* look at the template while most others do. In OSTrack and ViPT one hardly sees it in these maps, and their scores find the target nonetheless,
 # with worse boxes: where a token looks is not all that it takes along. One frame of one training is an illustration, not a finding.
 
 # %% [markdown]
@@ -486,7 +486,8 @@ fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True)
 for ax, family in zip(axes, FAMILIES, strict=True):
     es = [difference[family, step] for step in STEPS]
     inks = ["0.35" if step in ("longer", "new head") else plot.COLORS["DM"] for step in STEPS]
-    plot.forest(ax, list(STEPS), es, "SR, points", f"{family}, n = {es[0].seeds}", inks)
+    title = f"{family}, n = {es[0].seeds}"
+    plot.forest(ax, list(STEPS), es, "SR, difference in points", title, inks)
     ax.axvline(0, color="0.6", lw=0.8)
     for y, kind in ((5, "DM"), (4, "DM-uvit")):
         if printed(family, kind):
@@ -495,10 +496,10 @@ for ax, family in zip(axes, FAMILIES, strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see** (grey: controls; pink: GMMT; marks: gains that the paper prints, for LasHeR; scales differ). *TBSI* trained for as many steps gains 4.1; with the UNet it loses 1.5 [0.1, 2.9], of which a new head alone may explain most (-1.0, not
-# shown): to learn a head anew costs more than $U$ gives back. *ViPT*: every interval holds 0, and all are wide; one of five trainings of its UViT fell to SR 45, the others reach 57 to 63.
+# **What to see** (grey: controls; pink: GMMT; marks: gains that the paper prints, for LasHeR; scales differ). *TBSI* trained for as many steps gains 4.1; with the UNet it loses 1.5 [0.1, 2.9], of which the new head alone may explain most (-1.0 [-2.6, 0.6]):
+# over that head $U$ gives nothing that shows. *ViPT*: every interval holds 0, most are wide; one of five trainings of its UViT fell to SR 45, the others reach 57 to 63.
 #
-# *The worse the fuser, the more gain?* The UNet gains 2.6 [0.6, 4.6] points more on Siamese than on TBSI, as the paper says, and no more than on ViPT (-0.2 [-2.6, 2.2]), whose SR is lowest here. UNet or UViT: no difference shows on any (paper: 0.3 each way).
+# *The worse the fuser, the more gain?* The UNet gains 2.6 [0.6, 4.6] points more on Siamese than on TBSI, as the paper says; against ViPT, whose SR is lowest here, it is undecided (-0.2 [-2.6, 2.2]). UNet or UViT: no difference shows on any (paper: 0.3 each way).
 #
 # Rules for both sentences were stated before these scores were read (C47, C48 in [00](00_map.ipynb)).
 
