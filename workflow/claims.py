@@ -8,7 +8,8 @@ before anything was trained here:
 - a difference between two methods, as 95 % interval [low, high] of the paired difference in the claimed direction: it `holds` if low > 0;
   it `does not hold` if high < 0, or if high is below the claimed size; else it is `undecided`;
 - a difference between two rows of the miniature, or between two such gains, the same way, its interval over trainings and videos together
-  (seeds.py); the sizes that the paper claims are for other videos, so only the sign counts;
+  (seeds.py); the sizes that the paper claims are for other videos, so only the sign counts (the rule for gains, and claims 47 and 48, came
+  later, before the scores that they are judged by were read);
 - what nothing here has measured yet is `not attempted`.
 """
 

@@ -124,7 +124,7 @@ plt.show()
 # %% [markdown]
 # ## 2. The ledger
 #
-# Each claim has a source, a way to check it, and a verdict that is **computed** by rules fixed before anything was trained here (`workflow/claims.py`):
+# Each claim has a source, a way to check it, and a verdict that is **computed** by rules fixed before anything was trained here (47, 48: before their scores were read; `workflow/claims.py`):
 #
 # | verdict | rule |
 # |---|---|

@@ -302,7 +302,7 @@ print(pd.DataFrame(shown).to_string(index=False, float_format="{:.3g}".format))
 # %% [markdown]
 # ## 6. Do two cameras help here?
 #
-# The miniature trackers are trained from random weights: OSTrack 3,200 steps on RGB; ViPT and TBSI start from it and train 1,600 steps (the prompt blocks; everything). Learning rates of the latter were chosen on
+# The miniature trackers are trained from random weights: OSTrack 3,200 steps on RGB; ViPT and TBSI start from it and train 1,600 steps (ViPT its prompts, TBSI everything). Learning rates of the latter were chosen on
 # validation, like all in section 8. So were patches of 8 pixels, a head of 64 channels (with 32, half of the trainings never learned the size), and the cell that $b$ is read at.
 
 
