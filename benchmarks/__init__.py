@@ -1,1 +1,3 @@
-"""Ours beside its yardstick, in one run on one machine: `python -m benchmarks NAME`. Ratios are what counts; seconds are this machine's."""
+"""Ours beside its yardstick, in one run on one machine: `python -m benchmarks NAME`. Ratios are
+what counts; seconds are this machine's.
+"""

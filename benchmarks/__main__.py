@@ -1,4 +1,6 @@
-"""`python -m benchmarks [score] [fusion] [track] [trackers]`: prints each measurement beside its yardstick."""
+"""`python -m benchmarks [score] [fusion] [track] [trackers]`: prints each measurement beside its
+yardstick.
+"""
 
 import argparse
 import importlib
@@ -7,7 +9,12 @@ NAMES = ("score", "fusion", "track", "trackers")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one or more of: {', '.join(NAMES)} (default: all)",
+    )
     names = parser.parse_args().names or list(NAMES)
     for name in names:
         if name not in NAMES:

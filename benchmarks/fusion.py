@@ -1,9 +1,11 @@
-"""The network U at the paper's sizes: time, arithmetic, memory and parameters for s = 1, 5, 10, beside diffusers' UNet2DModel.
+"""The network U at the paper's sizes: time, arithmetic, memory and parameters for s = 1, 5, 10,
+beside diffusers' UNet2DModel.
 
     python -m benchmarks.fusion [--quick] [--threads N] [--rounds N]
 
-What is timed stands in one process and takes turns, so that a drifting machine hits all alike; a ratio is the median of paired ratios.
-Weights are random: nothing here depends on their values. GFLOP count a multiply-add as two.
+What is timed stands in one process and takes turns, so that a drifting machine hits all alike; a
+ratio is the median of paired ratios. Weights are random: nothing here depends on their values.
+GFLOP count a multiply-add as two.
 """
 
 import argparse
@@ -21,7 +23,9 @@ SAMPLER_BOUND, BF16_BOUND, FOLD_TOLERANCE = 1.05, 0.6, 1e-5
 
 
 def cases(quick: bool) -> list[tuple[str, int, int, Callable, Callable | None]]:
-    """Returns (name, channels, size, makes our network, makes diffusers' or None) for each network."""
+    """Returns (name, channels, size, makes our network, makes diffusers' or None) for each
+    network.
+    """
     from gmmt.networks.unet import UNet
     from gmmt.networks.uvit import UViT
 
@@ -38,15 +42,24 @@ def cases(quick: bool) -> list[tuple[str, int, int, Callable, Callable | None]]:
         (f"UNet n={n} paper {wide}x16x16", wide, 16, lambda: UNet(wide, n, groups=groups), None),
         (f"UViT n=1 {wide}x16x16", wide, 16, lambda: UViT(wide, 1, heads=heads), None),
         (f"UViT n={deep} {wide}x16x16", wide, 16, lambda: UViT(wide, deep, heads=heads), None),
-        (f"UNet n={n} released {narrow}x31x31", narrow, 31, lambda: UNet(narrow, n, groups=groups, form="released"), None),
+        (
+            f"UNet n={n} released {narrow}x31x31",
+            narrow,
+            31,
+            lambda: UNet(narrow, n, groups=groups, form="released"),
+            None,
+        ),
     ]
 
 
 def yardstick(channels: int, size: int, n: int, groups: int):
-    """Returns diffusers' UNet2DModel with the released UNet's widths and number of blocks: 9 down, 12 up and 2 middle for n = 9."""
+    """Returns diffusers' UNet2DModel with the released UNet's widths and number of blocks: 9 down,
+    12 up and 2 middle for n = 9.
+    """
     import diffusers
 
-    diffusers.utils.logging.set_verbosity_error()  # it tells that attention_head_dim is not given; the default is one head, which is ours
+    # it tells that attention_head_dim is not given; the default is one head, which is ours
+    diffusers.utils.logging.set_verbosity_error()
     return diffusers.UNet2DModel(
         sample_size=size,
         in_channels=3 * channels,
@@ -61,7 +74,9 @@ def yardstick(channels: int, size: int, n: int, groups: int):
 
 
 def cost(make: Callable, forward: Callable) -> tuple[float, float]:
-    """Returns (millions of parameters, GFLOP of one call) of a network that is never given memory."""
+    """Returns (millions of parameters, GFLOP of one call) of a network that is never given
+    memory.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -72,7 +87,9 @@ def cost(make: Callable, forward: Callable) -> tuple[float, float]:
 
 
 def build(make: Callable, device: str):
-    """Returns the network in evaluation mode with random weights of unit gain, without the slow default initialisation."""
+    """Returns the network in evaluation mode with random weights of unit gain, without the slow
+    default initialisation.
+    """
     import torch
 
     with torch.device("meta"):
@@ -105,7 +122,9 @@ def in_turn(works: Mapping[str, Callable], rounds: int, device: str) -> dict[str
 
 
 class Peak:
-    """The most memory in use since it was made, in GiB: of the GPU, or of this process where Linux tells; else not a number."""
+    """The most memory in use since it was made, in GiB: of the GPU, or of this process where Linux
+    tells; else not a number.
+    """
 
     def __init__(self, device: str):
         self.device = device
@@ -115,7 +134,9 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
         else:
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to the present
+                Path("/proc/self/clear_refs").write_text(
+                    "5"
+                )  # sets the high-water mark back to the present
 
     def __call__(self) -> float:
         if self.device == "cuda":
@@ -151,7 +172,9 @@ def verdict(value: float, bound: float) -> str:
 
 
 def measure(name: str, channels: int, size: int, make: Callable, device: str, rounds: int) -> dict:
-    """Returns one network's row: parameters, GFLOP, memory, seconds of every work, relative error of bf16, error of folding (UNet)."""
+    """Returns one network's row: parameters, GFLOP, memory, seconds of every work, relative error
+    of bf16, error of folding (UNet).
+    """
     import torch
 
     from gmmt.fusion import DiffusionFusion
@@ -168,7 +191,9 @@ def measure(name: str, channels: int, size: int, make: Callable, device: str, ro
 
     def sample(steps: int, bf16: bool = False):
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return fusion.sample(f_1, f_2, steps=steps, generator=torch.Generator().manual_seed(0)).float()
+            return fusion.sample(
+                f_1, f_2, steps=steps, generator=torch.Generator().manual_seed(0)
+            ).float()
 
     def bare(calls: int):
         with torch.inference_mode():
@@ -197,7 +222,10 @@ def measure(name: str, channels: int, size: int, make: Callable, device: str, ro
         fusion.network = fusion.network.folded(999.0).eval()
         row["folded M"] = sum(p.numel() for p in fusion.network.parameters()) / 1e6
         folded = sample(1)
-        row["folding error"], row["scale"] = (folded - exact).abs().max().item(), exact.abs().max().item()
+        row["folding error"], row["scale"] = (
+            (folded - exact).abs().max().item(),
+            exact.abs().max().item(),
+        )
     return row
 
 
@@ -208,17 +236,27 @@ def maps(channels: int, size: int) -> list:
     return [torch.zeros(1, channels, size, size) for _ in range(3)]
 
 
-def beside(ours: Callable, theirs: Callable, channels: int, size: int, device: str, rounds: int) -> dict:
-    """Returns one call of our network beside one of diffusers': seconds of each, and diffusers' parameters and GFLOP."""
+def beside(
+    ours: Callable, theirs: Callable, channels: int, size: int, device: str, rounds: int
+) -> dict:
+    """Returns one call of our network beside one of diffusers': seconds of each, and diffusers'
+    parameters and GFLOP.
+    """
     import torch
 
     row = {}
-    row["M"], row["GFLOP"] = cost(theirs, lambda net: net(torch.cat(maps(channels, size), 1), torch.zeros(1)))
+    row["M"], row["GFLOP"] = cost(
+        theirs, lambda net: net(torch.cat(maps(channels, size), 1), torch.zeros(1))
+    )
     net, yard = build(ours, device), build(theirs, device)
     x, f_1, f_2 = torch.randn(3, 1, channels, size, size).to(device)
     t, joined = torch.full((1,), 999, device=device), torch.cat([x, f_1, f_2], 1)
     with torch.inference_mode():
-        row |= in_turn({"ours": lambda: net(x, t, f_1, f_2), "diffusers": lambda: yard(joined, t)}, 2 * rounds, device)
+        row |= in_turn(
+            {"ours": lambda: net(x, t, f_1, f_2), "diffusers": lambda: yard(joined, t)},
+            2 * rounds,
+            device,
+        )
     return row
 
 
@@ -245,52 +283,106 @@ def main(argv: Sequence[str] = ()) -> None:
     """Prints the table."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    half = max(1, cores // 2)  # where anything else runs, threads on all cores wait for each other most of the time
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fusion", description=__doc__.splitlines()[0])
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    half = max(
+        1, cores // 2
+    )  # where anything else runs, threads on all cores wait for each other most of the time
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fusion", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="small networks, for a try in seconds")
-    parser.add_argument("--threads", type=int, default=half, help=f"threads of torch on a CPU (default: half the cores, {half})")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each thing is measured, after one warm-up (default 3)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=half,
+        help=f"threads of torch on a CPU (default: half the cores, {half})",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="times that each thing is measured, after one warm-up (default 3)",
+    )
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bf16 = bf16_instructions(device)
-    print(f"fusion: U on {processor(device)}, {given.threads} threads, torch {torch.__version__}, batch 1, n = {given.rounds} rounds")
-    print(f"bf16 instructions: {bf16 or 'none'}; ms are medians; GFLOP of one call (a multiply-add is two); GiB: peak at s = 1\n")
+    print(
+        f"fusion: U on {processor(device)}, {given.threads} threads, torch "
+        f"{torch.__version__}, batch 1, n = {given.rounds} rounds"
+    )
+    print(
+        f"bf16 instructions: {bf16 or 'none'}; ms are medians; GFLOP of one call (a "
+        "multiply-add is two); GiB: peak at s = 1\n"
+    )
 
     head = ("float32", "float32", "float32", "bf16", "bf16", "bf16")
     columns = ("s=1", "s=5", "s=10", "s=1 bf16", "s=5 bf16", "s=10 bf16")
     print(f"{'':33s}{'':>9s}{'':>8s}{'GiB':>7s}{'GiB':>7s}" + "".join(f"{h:>9s}" for h in head))
-    print(f"{'network':33s}{'M param':>9s}{'GFLOP':>8s}{'f32':>7s}{'bf16':>7s}" + "".join(f"{c.split()[0] + ' ms':>9s}" for c in columns))
+    print(
+        f"{'network':33s}{'M param':>9s}{'GFLOP':>8s}{'f32':>7s}{'bf16':>7s}"
+        + "".join(f"{c.split()[0] + ' ms':>9s}" for c in columns)
+    )
     rows = []
     for name, channels, size, make, _ in cases(given.quick):
         row = measure(name, channels, size, make, device, given.rounds)
         gc.collect()
         rows.append(row)
-        print(f"{name:33s}{row['M']:9.1f}{row['GFLOP']:8.1f}{row['GiB']:7.2f}{row['GiB bf16']:7.2f}", end="")
+        print(
+            f"{name:33s}{row['M']:9.1f}{row['GFLOP']:8.1f}{row['GiB']:7.2f}{row['GiB bf16']:7.2f}",
+            end="",
+        )
         print("".join(f"{ms(row[c]):>9s}" for c in columns), flush=True)
 
     none = "" if bf16 else " (no bf16 instructions here: no bound)"
-    print(f"\nour sampler, s = 10, over ten bare calls; weights in bf16, autocast(bf16) over float32 at s = 1{none}")
+    print(
+        "\nour sampler, s = 10, over ten bare calls; weights in bf16, autocast(bf16) over "
+        f"float32 at s = 1{none}"
+    )
     for row in rows:
         cast, auto = ratio(row["s=1 cast"], row["s=1"]), ratio(row["s=1 bf16"], row["s=1"])
         over = ratio(row["s=10"], row["ten calls"])
-        texts = [f"{over:.3g}", f"{cast:.3g}"] if given.quick else [verdict(over, SAMPLER_BOUND), verdict(cast, BF16_BOUND)]
-        print(f"{row['name']:33s} sampler {texts[0]}   cast {texts[1] if bf16 else f'{cast:.3g}'}, error {row['cast error']:.2%}", end="")
+        texts = (
+            [f"{over:.3g}", f"{cast:.3g}"]
+            if given.quick
+            else [verdict(over, SAMPLER_BOUND), verdict(cast, BF16_BOUND)]
+        )
+        print(
+            f"{row['name']:33s} sampler {texts[0]}   cast "
+            f"{texts[1] if bf16 else f'{cast:.3g}'}, error {row['cast error']:.2%}",
+            end="",
+        )
         print(f"   autocast {auto:.3g}, error {row['bf16 error']:.2%}")
 
     print("\nfolding the time into biases, for s = 1")
     for row in rows:
         if "folded M" in row:
-            print(f"{row['name']:33s} {row['M'] - row['folded M']:.1f} M parameters fewer, output differs by at most ", end="")
-            print(f"{verdict(row['folding error'], FOLD_TOLERANCE)}, its largest entry is {row['scale']:.2g}")
+            print(
+                f"{row['name']:33s} {row['M'] - row['folded M']:.1f} M parameters fewer, "
+                "output differs by at most ",
+                end="",
+            )
+            print(
+                f"{verdict(row['folding error'], FOLD_TOLERANCE)}, its largest entry is "
+                f"{row['scale']:.2g}"
+            )
 
-    print("\none call beside diffusers' UNet2DModel: the same widths, blocks, attention and 3 x C input, one head, float32")
+    print(
+        "\none call beside diffusers' UNet2DModel: the same widths, blocks, attention and 3 x "
+        "C input, one head, float32"
+    )
     for name, channels, size, ours, theirs in cases(given.quick):
         if theirs is not None:
             row = beside(ours, theirs, channels, size, device, given.rounds)
-            print(f"{name:33s} ours {ms(row['ours'])} ms, diffusers {ms(row['diffusers'])} ms", end="")
-            print(f" ({row['M']:.0f} M, {row['GFLOP']:.1f} GFLOP), ratio {ratio(row['ours'], row['diffusers']):.3f}")
+            print(
+                f"{name:33s} ours {ms(row['ours'])} ms, diffusers {ms(row['diffusers'])} ms", end=""
+            )
+            print(
+                f" ({row['M']:.0f} M, {row['GFLOP']:.1f} GFLOP), ratio "
+                f"{ratio(row['ours'], row['diffusers']):.3f}"
+            )
 
 
 if __name__ == "__main__":

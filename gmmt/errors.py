@@ -1,8 +1,12 @@
-"""Errors that a user can act on: each message names the file, the line, what was expected and what to do."""
+"""Errors that a user can act on: each message names the file, the line, what was expected and what
+to do.
+"""
 
 
 class GmmtError(Exception):
-    """Base of every error that gmmt raises on purpose; the command line prints its message without a traceback."""
+    """Base of every error that gmmt raises on purpose; the command line prints its message without
+    a traceback.
+    """
 
 
 class ResultFileError(GmmtError, ValueError):
@@ -14,7 +18,9 @@ class ManifestError(GmmtError, ValueError):
 
 
 class DownloadError(GmmtError, OSError):
-    """A file could not be had: no network, not in the mirror, or other bytes than the manifest states."""
+    """A file could not be had: no network, not in the mirror, or other bytes than the manifest
+    states.
+    """
 
 
 class SettingError(GmmtError, ValueError):

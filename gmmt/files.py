@@ -16,7 +16,9 @@ def resource(name: str) -> Path:
 
 
 def manifest_dir() -> Path:
-    """Returns the folder of the data manifests: the checkout's, else the installed package's copy."""
+    """Returns the folder of the data manifests: the checkout's, else the installed package's
+    copy.
+    """
     return ROOT / "data_manifests" if ROOT else PACKAGE / "data_manifests"
 
 
@@ -26,7 +28,9 @@ def stored_results_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """Returns the folder that fetched data goes to: $GMMT_DATA, else data/ in the checkout, else the user's cache."""
+    """Returns the folder that fetched data goes to: $GMMT_DATA, else data/ in the checkout, else
+    the user's cache.
+    """
     if os.environ.get("GMMT_DATA"):
         return Path(os.environ["GMMT_DATA"]).expanduser()
     if ROOT:
@@ -38,12 +42,16 @@ def data_dir() -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: Path | str, mode: str = "w"):
-    """Yields an open file that becomes `path` only if the block ends without an error, so that no half-written file looks whole."""
+    """Yields an open file that becomes `path` only if the block ends without an error, so that no
+    half-written file looks whole.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as file:
+        with open(
+            temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,5 @@
-"""Two-stage training (supplement, Sec. C and Table 2): per-modality trackers, then fusion and head, then GMMT and a new head.
+"""Two-stage training (supplement, Sec. C and Table 2): per-modality trackers, then fusion and head,
+then GMMT and a new head.
 
 | stage | learnable: Siamese | ViPT | TBSI |
 |---|---|---|---|
@@ -6,9 +7,10 @@
 | 1.2 | fusion block, its head | prompt layers | all (the paper takes the official weights) |
 | 2 | GMMT (U, and D of a CGAN), a new head | the same | the same |
 
-All else is frozen and stays in evaluation mode, its batch norms too. Loss = Loss_track + lam * Loss_gen, Eq. (5). Whatever a step draws
-depends on (seed, stage, step) alone: a run that was killed goes on from its last checkpoint to the very same weights, and so does one on
-several processes (Accelerate), each of which takes its share of the same batch.
+All else is frozen and stays in evaluation mode, its batch norms too. Loss = Loss_track + lam *
+Loss_gen, Eq. (5). Whatever a step draws depends on (seed, stage, step) alone: a run that was killed
+goes on from its last checkpoint to the very same weights, and so does one on several processes
+(Accelerate), each of which takes its share of the same batch.
 """
 
 import contextlib
@@ -47,14 +49,18 @@ class Plan:
     optimizer: str = "adamw"  # needs fewer steps than the paper's "sgd" (momentum 0.9)
     rate: float = 2e-3  # the highest learning rate
     warmup: float = 0.1  # share of the steps before it, which rise linearly
-    first: float = 0.2  # the first rate, and the last, to which it falls geometrically: shares of the highest
+    first: float = (
+        0.2  # the first rate, and the last, to which it falls geometrically: shares of the highest
+    )
     last: float = 0.01
     weight_decay: float = 1e-4
     clip: float = 10.0  # the largest norm of a gradient
     lam: float = 1.0  # lambda of Eq. (5)
 
     def rate_at(self, step: int) -> float:
-        """Returns the learning rate of a step: linear warm-up from `first`, geometric decay to `last`, both as shares of `rate`."""
+        """Returns the learning rate of a step: linear warm-up from `first`, geometric decay to
+        `last`, both as shares of `rate`.
+        """
         ramp = max(1, round(self.warmup * self.steps))
         if step < ramp:
             return self.rate * (self.first + (1 - self.first) * step / ramp)
@@ -64,33 +70,57 @@ class Plan:
 PAPER = {
     "1.1": Plan(steps=20, batch=8, optimizer="sgd", rate=0.005, warmup=0.25, first=0.2, last=0.01),
     "1.2": Plan(steps=20, batch=8, optimizer="sgd", rate=0.005, warmup=0.25, first=0.2, last=0.01),
-    "2": Plan(steps=100, batch=8, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
-    "1.2 ViPT": Plan(steps=100, batch=32, optimizer="adamw", rate=0.0004, warmup=0.0, first=1.0, last=1.0),  # how it falls is not told
-    "2 ViPT, TBSI": Plan(steps=100, batch=32, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0),
+    "2": Plan(
+        steps=100, batch=8, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0
+    ),
+    "1.2 ViPT": Plan(
+        steps=100, batch=32, optimizer="adamw", rate=0.0004, warmup=0.0, first=1.0, last=1.0
+    ),  # how it falls is not told
+    "2 ViPT, TBSI": Plan(
+        steps=100, batch=32, optimizer="sgd", rate=0.005, warmup=0.2, first=0.2, last=0.01, lam=5.0
+    ),
 }
-"""Supplement, Table 2 (Siamese where no other is named), with `steps` in EPOCHS: multiply by the data set's steps an epoch."""
+"""Supplement, Table 2 (Siamese where no other is named), with `steps` in EPOCHS: multiply by the
+data set's steps an epoch.
+"""
 
 
 class Pairs:
-    """Template and search patches for training, drawn from frames in memory; jitter as in SiamBAN, scaled to the patch."""
+    """Template and search patches for training, drawn from frames in memory; jitter as in SiamBAN,
+    scaled to the patch.
+    """
 
     def __init__(
-        self, frames: np.ndarray, boxes: np.ndarray, template: int, search: int, negative: float = 0.2, like: type[Tracker] = Tracker
+        self,
+        frames: np.ndarray,
+        boxes: np.ndarray,
+        template: int,
+        search: int,
+        negative: float = 0.2,
+        like: type[Tracker] = Tracker,
     ):
-        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs are of two different sequences.
+        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs
+        are of two different sequences.
 
-        Crops are as wide, and filled up beyond the frame, as those of trackers `like` the one to be trained.
+        Crops are as wide, and filled up beyond the frame, as those of trackers `like` the one to be
+        trained.
         """
         self.frames, self.boxes = torch.from_numpy(frames), torch.from_numpy(boxes).float()
         self.template, self.search, self.negative, self.like = template, search, negative, like
 
-    def batch(self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns process `rank`'s share of batch `seed`: template [b, 4, t, t], search [b, 4, s, s], boxes [b, 4] (x1, y1, x2, y2).
+    def batch(
+        self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns process `rank`'s share of batch `seed`: template [b, 4, t, t], search [b, 4, s,
+        s], boxes [b, 4] (x1, y1, x2, y2).
 
-        Boxes are in pixels of the search patch around its middle; NaN where the target is not in it.
+        Boxes are in pixels of the search patch around its middle; NaN where the target is not in
+        it.
         """
         if n % world:
-            raise SettingError(f"a batch of {n} cannot be shared by {world} processes: choose a multiple")
+            raise SettingError(
+                f"a batch of {n} cannot be shared by {world} processes: choose a multiple"
+            )
         rng = np.random.default_rng(seed)
         s, f = self.boxes.shape[:2]
         which = torch.from_numpy(rng.integers(0, s, (2, n)))
@@ -124,7 +154,9 @@ class Stage(nn.Module):
         """Freezes all but what the stage trains."""
         super().__init__()
         if stage not in (stages := tracker.stages()):
-            raise SettingError(f"unknown stage {stage!r}: {type(tracker).__name__} has {', '.join(stages)}")
+            raise SettingError(
+                f"unknown stage {stage!r}: {type(tracker).__name__} has {', '.join(stages)}"
+            )
         self.tracker, self.stage, self.lam, self.parts = tracker, stage, lam, stages[stage]
         self.mode = {"1.2": "base", "2": "stage2"}.get(stage, stage[4:])
         learnable = {p for part in self.parts for p in part.parameters()}
@@ -141,18 +173,26 @@ class Stage(nn.Module):
         return self
 
     def groups(self) -> list[list[Tensor]]:
-        """Returns the parameters of each optimiser: those of the tracker and of U, and those of D if there is one."""
+        """Returns the parameters of each optimiser: those of the tracker and of U, and those of D
+        if there is one.
+        """
         own = set(self.tracker.fusion.discriminator.parameters()) if self.has_d else set()
         every = [p for p in self.tracker.parameters() if p.requires_grad]
-        return [[p for p in every if p not in own]] + ([[p for p in every if p in own]] if own else [])
+        return [[p for p in every if p not in own]] + (
+            [[p for p in every if p in own]] if own else []
+        )
 
     @property
     def has_d(self) -> bool:
         """Whether a discriminator is trained, too."""
         return self.stage == "2" and isinstance(self.tracker.fusion, CGANFusion)
 
-    def forward(self, template: Tensor, search: Tensor, boxes: Tensor, draws: Draws, part: str = "all") -> dict[str, Tensor]:
-        """Returns the terms of the loss and their weighted sum "loss"; `part="D"` is the discriminator's turn."""
+    def forward(
+        self, template: Tensor, search: Tensor, boxes: Tensor, draws: Draws, part: str = "all"
+    ) -> dict[str, Tensor]:
+        """Returns the terms of the loss and their weighted sum "loss"; `part="D"` is the
+        discriminator's turn.
+        """
         t, gen = self.tracker, {}
         z = t.encode_template(template, self.mode)
         if self.stage == "2" and t.fusion is not None:
@@ -182,42 +222,76 @@ def fit(
     progress: bool = False,
     accelerator: Accelerator | None = None,
 ) -> dict[str, list[float]]:
-    """Trains a stage to its plan's end, from its checkpoint if there is one, and returns the curve of each term of the loss.
+    """Trains a stage to its plan's end, from its checkpoint if there is one, and returns the curve
+    of each term of the loss.
 
-    `checkpoint` is where the state is kept; after the last step it holds all that the stage trained. `config` is what the run depends on:
-    a checkpoint of another configuration is refused (SettingError). FloatingPointError if the loss is not finite.
+    `checkpoint` is where the state is kept; after the last step it holds all that the stage
+    trained. `config` is what the run depends on: a checkpoint of another configuration is refused
+    (SettingError). FloatingPointError if the loss is not finite.
     """
-    unused = DistributedDataParallelKwargs(find_unused_parameters=stage.has_d)  # D gets no gradient in G's turn, nor U in D's
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+    unused = DistributedDataParallelKwargs(
+        find_unused_parameters=stage.has_d
+    )  # D gets no gradient in G's turn, nor U in D's
+    accelerator = accelerator or Accelerator(
+        cpu=not torch.cuda.is_available(), kwargs_handlers=[unused]
+    )
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     stage.to(device, memory_format=torch.channels_last)  # a sixth faster on a CPU, more on a GPU
-    kind, options = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}[plan.optimizer]
-    optimizers = [kind(group, plan.rate, weight_decay=plan.weight_decay, **options) for group in stage.groups()]
-    done, history = restore(checkpoint, stage, optimizers, config) if checkpoint.is_file() else (0, {})
+    kind, options = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adamw": (torch.optim.AdamW, {})}[
+        plan.optimizer
+    ]
+    optimizers = [
+        kind(group, plan.rate, weight_decay=plan.weight_decay, **options)
+        for group in stage.groups()
+    ]
+    done, history = (
+        restore(checkpoint, stage, optimizers, config) if checkpoint.is_file() else (0, {})
+    )
     model = accelerator.prepare(stage) if world > 1 else stage
     shown = {"disable": not progress or rank > 0, "mininterval": 5}
-    for k in tqdm(range(done, plan.steps), f"stage {stage.stage}", plan.steps, initial=done, **shown):
-        batch = [v.to(device, non_blocking=True) for v in pairs.batch(plan.batch, (seed, STAGES.index(stage.stage), k), rank, world)]
+    for k in tqdm(
+        range(done, plan.steps), f"stage {stage.stage}", plan.steps, initial=done, **shown
+    ):
+        batch = [
+            v.to(device, non_blocking=True)
+            for v in pairs.batch(plan.batch, (seed, STAGES.index(stage.stage), k), rank, world)
+        ]
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = plan.rate_at(k)
         record = {}
         for i, part in reversed(list(enumerate(("all", "D")[: len(optimizers)]))):
             with accelerator.autocast():
-                terms = model(*batch, Draws(hash_of([seed, stage.stage, k, part]), rank, world), part)
+                terms = model(
+                    *batch, Draws(hash_of([seed, stage.stage, k, part]), rank, world), part
+                )
             optimizers[i].zero_grad()
             accelerator.backward(terms["loss"])
             torch.nn.utils.clip_grad_norm_(stage.groups()[i], plan.clip)
             optimizers[i].step()
-            record |= {name: value.detach() for name, value in terms.items() if name not in record or part == "all"}
+            record |= {
+                name: value.detach()
+                for name, value in terms.items()
+                if name not in record or part == "all"
+            }
         values = torch.stack([v.float() for v in record.values()])
         values = (accelerator.reduce(values, "mean") if world > 1 else values).tolist()
         if not all(map(math.isfinite, values)):
-            raise FloatingPointError(f"stage {stage.stage}, step {k}: the loss is {dict(zip(record, values, strict=True))}")
+            raise FloatingPointError(
+                f"stage {stage.stage}, step {k}: the loss is "
+                f"{dict(zip(record, values, strict=True))}"
+            )
         for name, value in zip(record, values, strict=True):
             history.setdefault(name, []).append(value)
         if (k + 1) % save_every == 0 or k + 1 == plan.steps:
             if rank == 0:
-                store(checkpoint, stage, optimizers if k + 1 < plan.steps else [], k + 1, history, config)
+                store(
+                    checkpoint,
+                    stage,
+                    optimizers if k + 1 < plan.steps else [],
+                    k + 1,
+                    history,
+                    config,
+                )
             accelerator.wait_for_everyone()
     return history
 
@@ -229,27 +303,59 @@ def trained(stage: Stage) -> dict[str, Tensor]:
     return {of[id(v)]: v.detach() for v in own}
 
 
-def store(path: Path, stage: Stage, optimizers: list, done: int, history: Mapping, config: Mapping) -> None:
-    """Writes a checkpoint in one step: one file with weights, the optimisers' state, and the steps done."""
+def store(
+    path: Path, stage: Stage, optimizers: list, done: int, history: Mapping, config: Mapping
+) -> None:
+    """Writes a checkpoint in one step: one file with weights, the optimisers' state, and the steps
+    done.
+    """
     tensors = {f"weights/{name}": v for name, v in trained(stage).items()}
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{j}/{name}": torch.as_tensor(v) for name, v in state.items() if v is not None}
-    tensors = {name: v.cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()}
+            tensors |= {
+                f"optimizer/{i}/{j}/{name}": torch.as_tensor(v)
+                for name, v in state.items()
+                if v is not None
+            }
+    tensors = {
+        name: v.cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()
+    }
     with atomic_write(path, "wb") as file:
-        file.write(save(tensors, {"done": str(done), "config": json.dumps(config, sort_keys=True), "history": json.dumps(history)}))
+        file.write(
+            save(
+                tensors,
+                {
+                    "done": str(done),
+                    "config": json.dumps(config, sort_keys=True),
+                    "history": json.dumps(history),
+                },
+            )
+        )
 
 
-def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tuple[int, dict[str, list[float]]]:
-    """Returns (steps done, history) after taking weights and optimisers' state from a checkpoint."""
+def restore(
+    path: Path, stage: Stage, optimizers: list, config: Mapping
+) -> tuple[int, dict[str, list[float]]]:
+    """Returns (steps done, history) after taking weights and optimisers' state from a
+    checkpoint.
+    """
     with safe_open(path, "pt") as file:
         meta = file.metadata()
         if json.loads(meta["config"]) != json.loads(json.dumps(config)):
-            raise SettingError(f"{path}: trained with another configuration ({meta['config'][:200]} ...); remove it, or name another file")
+            raise SettingError(
+                f"{path}: trained with another configuration ({meta['config'][:200]} ...); "
+                "remove it, or name another file"
+            )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    own, given = trained(stage), {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+    own, given = (
+        trained(stage),
+        {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")},
+    )
     if set(own) != set(given):
-        raise SettingError(f"{path}: holds other weights than this stage trains: {sorted(set(own) ^ set(given))[:5]} ...")
+        raise SettingError(
+            f"{path}: holds other weights than this stage trains: "
+            f"{sorted(set(own) ^ set(given))[:5]} ..."
+        )
     stage.tracker.load_state_dict(given, strict=False)
     for i, optimizer in enumerate(optimizers):
         state: dict = {}
@@ -257,17 +363,29 @@ def restore(path: Path, stage: Stage, optimizers: list, config: Mapping) -> tupl
             if key.startswith(f"optimizer/{i}/"):
                 j, name = key.split("/")[2:]
                 state.setdefault(int(j), {})[name] = v
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
     return int(meta["done"]), json.loads(meta["history"])
 
 
 def load_or_train(
-    name: str, stage: Stage, plan: Plan, pairs: Callable[[], Pairs], folder: Path, *, seed: int, config: Mapping, **options
+    name: str,
+    stage: Stage,
+    plan: Plan,
+    pairs: Callable[[], Pairs],
+    folder: Path,
+    *,
+    seed: int,
+    config: Mapping,
+    **options,
 ) -> tuple[str, dict[str, list[float]]]:
-    """Returns (key, history): the stage's trained weights are loaded if this configuration was trained before, else trained and kept.
+    """Returns (key, history): the stage's trained weights are loaded if this configuration was
+    trained before, else trained and kept.
 
-    The file is NAME-KEY.safetensors; the key is a hash of the configuration, which must hold all that the result depends on. Two runs that
-    want the same weights wait for one another; the processes of one run (torchrun) work together.
+    The file is NAME-KEY.safetensors; the key is a hash of the configuration, which must hold all
+    that the result depends on. Two runs that want the same weights wait for one another; the
+    processes of one run (torchrun) work together.
     """
     config = {"name": name, "stage": stage.stage, "plan": asdict(plan), "seed": seed, **config}
     key = f"{hash_of(config):016x}"[:12]
@@ -284,4 +402,9 @@ def load_or_train(
 
 def hash_of(content) -> int:
     """Returns a 62-bit hash of anything that JSON can hold, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:8], "big") >> 2
+    return (
+        int.from_bytes(
+            hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:8], "big"
+        )
+        >> 2
+    )

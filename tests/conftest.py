@@ -1,4 +1,6 @@
-"""What the tests share: the folder of reference material beside the checkout, and a fair share of the cores."""
+"""What the tests share: the folder of reference material beside the checkout, and a fair share of
+the cores.
+"""
 
 import os
 import sys
@@ -9,10 +11,15 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference material, ../shared or $GMMT_SHARED; what needs it is skipped where it is not."""
+    """The folder of reference material, ../shared or $GMMT_SHARED; what needs it is skipped where
+    it is not.
+    """
     folder = Path(os.environ.get("GMMT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
     if not folder.is_dir():
-        pytest.skip(f"no reference material: {folder.name}/ is not beside the checkout, and GMMT_SHARED does not name it")
+        pytest.skip(
+            f"no reference material: {folder.name}/ is not beside the checkout, and "
+            "GMMT_SHARED does not name it"
+        )
     return folder
 
 
@@ -34,7 +41,9 @@ def _own_settings():
 
 @pytest.fixture
 def raw_results(shared, tmp_path_factory, monkeypatch):
-    """A function archive -> folder of raw result files, taken from the reference material as from any mirror."""
+    """A function archive -> folder of raw result files, taken from the reference material as from
+    any mirror.
+    """
     from gmmt.data import manifest
 
     monkeypatch.setenv("GMMT_DATA", str(tmp_path_factory.getbasetemp() / "raw_results"))
@@ -51,7 +60,9 @@ def no_downloads(tmp_path, monkeypatch):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--reference", default=None, help="folder of reference outputs (default: tests/reference)")
+    parser.addoption(
+        "--reference", default=None, help="folder of reference outputs (default: tests/reference)"
+    )
 
 
 @pytest.fixture(scope="session")

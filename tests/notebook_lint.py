@@ -1,8 +1,11 @@
-"""The rules that every notebook of this project keeps, as plain functions; tests/test_notebooks.py holds each notebook against them.
+"""The rules that every notebook of this project keeps, as plain functions; tests/test_notebooks.py
+holds each notebook against them.
 
-    python tests/notebook_lint.py notebooks/01_noise_schedule.ipynb     # what is wrong with one notebook, or nothing
+    python tests/notebook_lint.py notebooks/01_noise_schedule.ipynb     # what is wrong with one
+    notebook, or nothing
 
-A notebook is a pair: notebooks/NN_slug.ipynb, executed, which is read, and notebooks/src/NN_slug.py (py:percent), which is edited.
+A notebook is a pair: notebooks/NN_slug.ipynb, executed, which is read, and notebooks/src/NN_slug.py
+(py:percent), which is edited.
 """
 
 import ast
@@ -14,16 +17,27 @@ import jupytext
 import nbformat
 from nbformat.v4 import new_output
 
-MAX_CELLS, MAX_CODE_LINES, MAX_WIDTH, MAX_SETUP_LINES, MAX_WORDS, MAX_KB, FIGURE_WITHIN = 45, 25, 100, 8, 150, 700, 6
+MAX_CELLS, MAX_CODE_LINES, MAX_WIDTH, MAX_SETUP_LINES, MAX_WORDS, MAX_KB, FIGURE_WITHIN = (
+    45,
+    25,
+    100,
+    8,
+    150,
+    700,
+    6,
+)
 
 RUN_TIME = re.compile(r"\d\s*(?:s|sec|seconds?|min|minutes?|h|hours?)\b")
 MARKDOWN_IMAGE = re.compile(r"!\[(?P<alt>[^\]]*)\]\([^)]*\)|(?P<html><img\b[^>]*>)")
-ABSOLUTE_PATH = re.compile(r"(?<![\w.~$}*-])/(?:home|work|root|tmp|Users)\b[\w./-]*|\bC:\\[\w\\.-]*")
+ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.~$}*-])/(?:home|work|root|tmp|Users)\b[\w./-]*|\bC:\\[\w\\.-]*"
+)
 MATH = re.compile(r"\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}|\$[^$\n]+\$", re.DOTALL)
 
 
 def problems(nb, name: str, *, source=None, size: int | None = None) -> list[str]:
-    """Returns what is wrong with an executed notebook, one message for each finding: where, what, and what to do about it.
+    """Returns what is wrong with an executed notebook, one message for each finding: where, what,
+    and what to do about it.
 
     Args:
         nb: the notebook's ipynb form.
@@ -34,25 +48,40 @@ def problems(nb, name: str, *, source=None, size: int | None = None) -> list[str
     found = []
     for rule in RULES:
         for cell, message in rule(nb, name):
-            where = f"{name}.ipynb" if cell is None else f"{name}.ipynb, cell {cell + 1} ({nb.cells[cell].cell_type})"
+            where = (
+                f"{name}.ipynb"
+                if cell is None
+                else f"{name}.ipynb, cell {cell + 1} ({nb.cells[cell].cell_type})"
+            )
             found.append(f"{where}: {message}")
     if source is not None:
         found += [f"{name}: {message}" for message in pair_differences(nb, source, name)]
     if size is not None and size >= MAX_KB * 1000:
-        found.append(f"{name}.ipynb: {size / 1000:.0f} KB, {MAX_KB} allowed. Draw fewer or smaller figures (110 dpi), print less.")
+        found.append(
+            f"{name}.ipynb: {size / 1000:.0f} KB, {MAX_KB} allowed. Draw fewer or smaller "
+            "figures (110 dpi), print less."
+        )
     return found
 
 
 def check_pair(ipynb: Path, py: Path) -> list[str]:
     """Returns what is wrong with one pair of files."""
     if not py.is_file():
-        return [f"{ipynb.name}: its text form {py.parent.name}/{py.name} is missing. Run: jupytext --sync {ipynb.name}"]
+        return [
+            f"{ipynb.name}: its text form {py.parent.name}/{py.name} is missing. Run: "
+            f"jupytext --sync {ipynb.name}"
+        ]
     if not ipynb.is_file():
         return [f"{py.name}: it has no executed notebook. Run: make notebooks"]
-    return problems(nbformat.read(ipynb, as_version=4), ipynb.stem, source=jupytext.read(py), size=ipynb.stat().st_size)
+    return problems(
+        nbformat.read(ipynb, as_version=4),
+        ipynb.stem,
+        source=jupytext.read(py),
+        size=ipynb.stat().st_size,
+    )
 
 
-# -- What the rules ask ---------------------------------------------------------------------------------------------------------------
+# -- What the rules ask ----------------------------------------------------------------------------
 
 
 def tags(cell) -> list[str]:
@@ -71,7 +100,9 @@ def without_math(text: str) -> str:
 
 
 def words(markdown: str) -> int:
-    """Returns the number of words of running text: what stands in tables, equations, code, comments and link targets is not counted."""
+    """Returns the number of words of running text: what stands in tables, equations, code, comments
+    and link targets is not counted.
+    """
     text = re.sub(r"```.*?```|~~~.*?~~~|<!--.*?-->", " ", markdown, flags=re.DOTALL)
     text = re.sub(r"`[^`\n]+`", " ", without_math(text))
     text = re.sub(r"^\s*\|.*$", " ", text, flags=re.MULTILINE)
@@ -85,7 +116,9 @@ def mime_types(cell) -> set[str]:
 
 
 def output_texts(cell):
-    """Yields every stored text of a code cell's outputs; images are left out, since base64 may hold anything."""
+    """Yields every stored text of a code cell's outputs; images are left out, since base64 may hold
+    anything.
+    """
     for output in cell.get("outputs", []):
         yield output.get("text", "")
         yield from output.get("traceback", [])
@@ -101,33 +134,52 @@ def shows_figure(cell) -> bool:
     return any(mime.startswith("image/") for mime in mime_types(cell))
 
 
-# -- The rules: each yields (the cell's index or None, message) ------------------------------------------------------------------------
+# -- The rules: each yields (the cell's index or None, message) ------------------------------------
 
 
 def rule_name(nb, name):
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
-        yield None, "a notebook is named NN_slug: two digits, then lower-case words joined by underscores. Rename both files."
+        yield (
+            None,
+            "a notebook is named NN_slug: two digits, then lower-case words joined by "
+            "underscores. Rename both files.",
+        )
 
 
 def rule_title(nb, name):
     first = nb.cells[0] if nb.cells else None
     if first is None or first.cell_type != "markdown":
-        yield None, "the first cell must be markdown: the question, its answer in a sentence, sections, run time, what comes before."
+        yield (
+            None,
+            "the first cell must be markdown: the question, its answer in a sentence, "
+            "sections, run time, what comes before.",
+        )
         return
     title = first.source.splitlines()[0] if first.source else ""
     if not re.fullmatch(r"# .+\?", title.strip()):
         yield 0, f"the title must be a question, `# ...?`, not {title!r}."
     if not RUN_TIME.search(first.source):
-        yield 0, "the run time is not named. Say how long it runs for each profile, such as `smoke 5 s, cpu 2 min`."
+        yield (
+            0,
+            "the run time is not named. Say how long it runs for each profile, such as `smoke "
+            "5 s, cpu 2 min`.",
+        )
 
 
 def rule_order(nb, name):
     for index, tag in [(1, "colab-setup"), (2, "parameters")]:
         cell = nb.cells[index] if index < len(nb.cells) else None
         if cell is None or cell.cell_type != "code" or tag not in tags(cell):
-            yield (index if cell else None), f'cell {index + 1} must be code with the tag `{tag}`: # %% tags=["{tag}"]'
+            yield (
+                (index if cell else None),
+                f'cell {index + 1} must be code with the tag `{tag}`: # %% tags=["{tag}"]',
+            )
     if len(nb.cells) < 5 or nb.cells[4].cell_type != "markdown":
-        yield None, "cell 5 must be markdown: the idea in a paragraph, and a table of symbols (paper, code, shape)."
+        yield (
+            None,
+            "cell 5 must be markdown: the idea in a paragraph, and a table of symbols (paper, "
+            "code, shape).",
+        )
 
 
 def rule_colab(nb, name):
@@ -135,9 +187,18 @@ def rule_colab(nb, name):
         if "colab-setup" not in tags(cell):
             continue
         if "colab" not in cell.source.lower().replace("colab-setup", ""):
-            yield index, "this cell must do nothing off Colab: ask first whether `google.colab` is there."
-        if re.search(r"pip install[^\n]*\b(?:torch|numpy|pandas|matplotlib|ipykernel)\b", cell.source):
-            yield index, "install gmmt alone: Colab's own torch, numpy, pandas, matplotlib and ipykernel must stay."
+            yield (
+                index,
+                "this cell must do nothing off Colab: ask first whether `google.colab` is there.",
+            )
+        if re.search(
+            r"pip install[^\n]*\b(?:torch|numpy|pandas|matplotlib|ipykernel)\b", cell.source
+        ):
+            yield (
+                index,
+                "install gmmt alone: Colab's own torch, numpy, pandas, matplotlib and "
+                "ipykernel must stay.",
+            )
 
 
 def rule_parameters(nb, name):
@@ -153,11 +214,20 @@ def rule_parameters(nb, name):
             continue
         for statement in body:
             try:
-                if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+                if not isinstance(statement, ast.AnnAssign) or not isinstance(
+                    statement.target, ast.Name
+                ):
                     raise ValueError
-                given[statement.target.id] = (ast.unparse(statement.annotation), ast.literal_eval(statement.value))
+                given[statement.target.id] = (
+                    ast.unparse(statement.annotation),
+                    ast.literal_eval(statement.value),
+                )
             except (ValueError, TypeError):
-                yield index, f"parameters are typed literals, `steps: int = 50`, not {ast.unparse(statement)!r}."
+                yield (
+                    index,
+                    "parameters are typed literals, `steps: int = 50`, not "
+                    f"{ast.unparse(statement)!r}.",
+                )
         for parameter, wanted in {"profile": ("str", "auto"), "seed": ("int", 0)}.items():
             if given.get(parameter) != wanted:
                 yield index, f"the parameters must hold `{parameter}: {wanted[0]} = {wanted[1]!r}`."
@@ -167,31 +237,67 @@ def rule_setup(nb, name):
     cell = nb.cells[3] if len(nb.cells) > 3 else None
     call = re.compile(r"\bstart\(\s*[\"']" + re.escape(name) + r"[\"']")
     if cell is None or cell.cell_type != "code" or not call.search(cell.source):
-        yield (3 if cell else None), f'cell 4 must call gmmt.notebook.start("{name}", profile=profile, seed=seed).'
+        yield (
+            (3 if cell else None),
+            f'cell 4 must call gmmt.notebook.start("{name}", profile=profile, seed=seed).',
+        )
         return
     for argument in ("profile=profile", "seed=seed"):
         if argument not in cell.source.replace(" ", ""):
-            yield 3, f"the call of start() must hand on {argument}, or the batch runs cannot choose it."
+            yield (
+                3,
+                f"the call of start() must hand on {argument}, or the batch runs cannot choose it.",
+            )
     if line_count(cell.source) > MAX_SETUP_LINES:
-        yield 3, f"the set-up cell has {line_count(cell.source)} lines, {MAX_SETUP_LINES} allowed. Import less."
+        yield (
+            3,
+            f"the set-up cell has {line_count(cell.source)} lines, {MAX_SETUP_LINES} allowed. "
+            "Import less.",
+        )
 
 
 def rule_compared(nb, name):
     compared = [index for index, cell in enumerate(nb.cells) if "nbval-check-output" in tags(cell)]
     if not compared:
-        yield None, "no cell is tagged `nbval-check-output`: tag the ones that assert and print the result."
+        yield (
+            None,
+            "no cell is tagged `nbval-check-output`: tag the ones that assert and print the "
+            "result.",
+        )
     for index in compared:
         cell = nb.cells[index]
         # A picture's text form (<Figure ...>) says nothing about what it shows.
-        told = {"outputs": [output for output in cell.get("outputs", []) if not {"image/png", "image/jpeg"} & set(output.get("data", {}))]}
-        if cell.cell_type != "code" or cell.get("execution_count") is None or not any(text.strip() for text in output_texts(told)):
-            yield index, "tagged `nbval-check-output` but no text is stored to compare with: print a line, then run `make notebooks`."
+        told = {
+            "outputs": [
+                output
+                for output in cell.get("outputs", [])
+                if not {"image/png", "image/jpeg"} & set(output.get("data", {}))
+            ]
+        }
+        if (
+            cell.cell_type != "code"
+            or cell.get("execution_count") is None
+            or not any(text.strip() for text in output_texts(told))
+        ):
+            yield (
+                index,
+                "tagged `nbval-check-output` but no text is stored to compare with: print a "
+                "line, then run `make notebooks`.",
+            )
         if any("Run(" in text or f"seed0/{name}" in text for text in output_texts(cell)):
-            yield index, "a compared output names the run or its folder, which differ between profiles: print it in another cell."
+            yield (
+                index,
+                "a compared output names the run or its folder, which differ between "
+                "profiles: print it in another cell.",
+            )
 
 
 def rule_exercise(nb, name):
-    exercises = [index for index, cell in enumerate(nb.cells) if "exercise" in tags(cell) and cell.cell_type == "markdown"]
+    exercises = [
+        index
+        for index, cell in enumerate(nb.cells)
+        if "exercise" in tags(cell) and cell.cell_type == "markdown"
+    ]
     if not exercises:
         yield None, "no markdown cell is tagged `exercise`."
     for index in exercises:
@@ -201,26 +307,48 @@ def rule_exercise(nb, name):
         elif solution is None or solution.cell_type != "code" or "solution" not in tags(solution):
             yield index, "an exercise's stub is followed by a code cell tagged `solution`."
         elif check is None or check.cell_type != "code" or "assert" not in check.source:
-            yield index, "an exercise's solution is followed by a code cell with an assert that tells whether an answer is right."
+            yield (
+                index,
+                "an exercise's solution is followed by a code cell with an assert that tells "
+                "whether an answer is right.",
+            )
 
 
 def rule_metadata(nb, name):
     if nb.metadata.get("kernelspec", {}).get("name") != "python3":
         yield None, "the kernel's name must be python3 (metadata kernelspec.name)."
     if "jupytext_version" in str(nb.metadata):
-        yield None, "the metadata hold a jupytext_version, which would change with every machine. Run: make notebooks"
+        yield (
+            None,
+            "the metadata hold a jupytext_version, which would change with every machine. "
+            "Run: make notebooks",
+        )
     if "widgets" in nb.metadata:
-        yield None, "the metadata hold widget state, which GitHub does not show. Use plain tqdm; run: make notebooks"
-    if "papermill" in nb.metadata or any("papermill" in cell.metadata or "injected-parameters" in tags(cell) for cell in nb.cells):
+        yield (
+            None,
+            "the metadata hold widget state, which GitHub does not show. Use plain tqdm; run: "
+            "make notebooks",
+        )
+    if "papermill" in nb.metadata or any(
+        "papermill" in cell.metadata or "injected-parameters" in tags(cell) for cell in nb.cells
+    ):
         yield None, "this is a batch run's copy (papermill's marks are in it). Run: make notebooks"
 
 
 def rule_outputs(nb, name):
     for index, cell in enumerate(nb.cells):
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
-            yield index, "an error is stored as this cell's output. Mend the cell, then run `make notebooks`."
+            yield (
+                index,
+                "an error is stored as this cell's output. Mend the cell, then run `make "
+                "notebooks`.",
+            )
         if any(mime.startswith("application/vnd.jupyter.widget") for mime in mime_types(cell)):
-            yield index, "a widget is stored as output, which GitHub does not show. Use plain tqdm (from tqdm import tqdm)."
+            yield (
+                index,
+                "a widget is stored as output, which GitHub does not show. Use plain tqdm "
+                "(from tqdm import tqdm).",
+            )
 
 
 def rule_paths(nb, name):
@@ -228,54 +356,111 @@ def rule_paths(nb, name):
         own = without_math(cell.source) if cell.cell_type == "markdown" else cell.source
         for text in [own, *output_texts(cell)]:
             if match := ABSOLUTE_PATH.search(text):
-                yield index, f"a path of one machine, {match[0]!r}. Paths come from run.folder and gmmt.files, and are not printed."
+                yield (
+                    index,
+                    f"a path of one machine, {match[0]!r}. Paths come from run.folder and "
+                    "gmmt.files, and are not printed.",
+                )
                 break
 
 
 def rule_lengths(nb, name):
     if len(nb.cells) > MAX_CELLS:
-        yield None, f"{len(nb.cells)} cells, {MAX_CELLS} allowed. Split the notebook, or move code into gmmt/."
+        yield (
+            None,
+            f"{len(nb.cells)} cells, {MAX_CELLS} allowed. Split the notebook, or move code "
+            "into gmmt/.",
+        )
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "code" and line_count(cell.source) > MAX_CODE_LINES:
-            yield index, f"{line_count(cell.source)} lines of code, {MAX_CODE_LINES} allowed. Move the reusable part into gmmt/."
+            yield (
+                index,
+                f"{line_count(cell.source)} lines of code, {MAX_CODE_LINES} allowed. Move the "
+                "reusable part into gmmt/.",
+            )
         wide = max((len(line) for line in cell.source.splitlines()), default=0)
         if cell.cell_type == "code" and wide > MAX_WIDTH:
-            yield index, f"a line of {wide} characters, {MAX_WIDTH} allowed: rendered pages cut what is wider. Break it."
+            yield (
+                index,
+                f"a line of {wide} characters, {MAX_WIDTH} allowed: rendered pages cut what "
+                "is wider. Break it.",
+            )
         if cell.cell_type == "markdown" and words(cell.source) > MAX_WORDS:
-            yield index, f"{words(cell.source)} words, {MAX_WORDS} allowed (tables, equations and code do not count). Say it shorter."
+            yield (
+                index,
+                f"{words(cell.source)} words, {MAX_WORDS} allowed (tables, equations and code "
+                "do not count). Say it shorter.",
+            )
 
 
 def rule_figures(nb, name):
     if not any(shows_figure(cell) for cell in nb.cells[:FIGURE_WITHIN]):
-        yield None, f"no figure within the first {FIGURE_WITHIN} cells: open with a picture, drawn or embedded."
+        yield (
+            None,
+            f"no figure within the first {FIGURE_WITHIN} cells: open with a picture, drawn or "
+            "embedded.",
+        )
     for index, cell in enumerate(nb.cells):
-        if cell.cell_type == "code" and shows_figure(cell) and not str(cell.metadata.get("alt", "")).strip():
-            yield index, 'a figure without a description for those who cannot see it: # %% alt="what the figure shows"'
+        if (
+            cell.cell_type == "code"
+            and shows_figure(cell)
+            and not str(cell.metadata.get("alt", "")).strip()
+        ):
+            yield (
+                index,
+                'a figure without a description for those who cannot see it: # %% alt="what '
+                'the figure shows"',
+            )
         for match in MARKDOWN_IMAGE.finditer(cell.source if cell.cell_type == "markdown" else ""):
-            if not re.search(r"\balt=[\"'][^\"']*\w", match["html"]) if match["html"] else not match["alt"].strip():
-                yield index, "an embedded picture without a description: ![what the picture shows](...)"
+            if (
+                not re.search(r"\balt=[\"'][^\"']*\w", match["html"])
+                if match["html"]
+                else not match["alt"].strip()
+            ):
+                yield (
+                    index,
+                    "an embedded picture without a description: ![what the picture shows](...)",
+                )
 
 
 def rule_execution(nb, name):
-    code = [index for index, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
+    code = [
+        index
+        for index, cell in enumerate(nb.cells)
+        if cell.cell_type == "code" and cell.source.strip()
+    ]
     for expected, index in enumerate(code, start=1):
         count = nb.cells[index].get("execution_count")
         if count != expected:
             ran = "was not executed" if count is None else f"was executed as number {count}"
-            yield index, f"this cell {ran}; run from top to bottom in a fresh kernel it is number {expected}. Run: make notebooks"
+            yield (
+                index,
+                f"this cell {ran}; run from top to bottom in a fresh kernel it is number "
+                f"{expected}. Run: make notebooks",
+            )
             return
 
 
 def pair_differences(nb, source, name: str) -> list[str]:
-    """Returns how the py form differs from the ipynb form; what is stored as output belongs to the former only if they agree."""
+    """Returns how the py form differs from the ipynb form; what is stored as output belongs to the
+    former only if they agree.
+    """
     advice = "Run `make notebooks`, or `jupytext --sync` if you edited the ipynb."
     found = []
     if source.metadata.get("kernelspec", {}).get("name") != "python3":
-        found.append(f"src/{name}.py has no header with `kernelspec: name: python3`, and papermill would find no kernel. {advice}")
+        found.append(
+            f"src/{name}.py has no header with `kernelspec: name: python3`, and papermill "
+            f"would find no kernel. {advice}"
+        )
     if "jupytext_version" in str(source.metadata):
-        found.append(f"src/{name}.py names a jupytext_version, which would change with every machine. {advice}")
+        found.append(
+            f"src/{name}.py names a jupytext_version, which would change with every machine. "
+            f"{advice}"
+        )
     if len(nb.cells) != len(source.cells):
-        found.append(f"the ipynb has {len(nb.cells)} cells and the py {len(source.cells)}. {advice}")
+        found.append(
+            f"the ipynb has {len(nb.cells)} cells and the py {len(source.cells)}. {advice}"
+        )
     for index, (ours, theirs) in enumerate(zip(nb.cells, source.cells, strict=False), start=1):
         for what, one, other in [
             ("type", ours.cell_type, theirs.cell_type),
@@ -284,14 +469,17 @@ def pair_differences(nb, source, name: str) -> list[str]:
             ("alt text", ours.metadata.get("alt"), theirs.metadata.get("alt")),
         ]:
             if one != other:
-                return [*found, f"cell {index}: the {what} differs between the ipynb and the py form. {advice}"]
+                return [
+                    *found,
+                    f"cell {index}: the {what} differs between the ipynb and the py form. {advice}",
+                ]
     return found
 
 
 RULES = [rule for rule_id, rule in list(globals().items()) if rule_id.startswith("rule_")]
 
 
-# -- A notebook that keeps every rule: the smallest whole example, which the tests break and run -----------------------------------------
+# -- A notebook that keeps every rule: the smallest whole example, which the tests break and run ---
 
 EXAMPLE = """\
 # ---
@@ -366,14 +554,21 @@ assert answer in (2.0, 3.0), "any value between the two middle ones"
 
 
 def example(name: str = "90_example"):
-    """Returns a small notebook that keeps every rule, with the outputs that it has when executed (seed 0, profile smoke)."""
+    """Returns a small notebook that keeps every rule, with the outputs that it has when executed
+    (seed 0, profile smoke).
+    """
     nb = jupytext.reads(EXAMPLE.replace("NAME", name), fmt="py:percent")
     nb.metadata.pop("jupytext", None)
     pixel = "".join(re.findall(r'dot \+?= "([^"]+)"', EXAMPLE))
     where = f"runs/smoke/seed0/{name}"
     stored = {
-        "gmmt.notebook.start(": new_output("stream", name="stdout", text=f"{name} · profile smoke · seed 0 · {where}\n"),
-        "b64decode(": new_output("display_data", data={"image/png": pixel, "text/plain": "<IPython.core.display.Image object>"}),
+        "gmmt.notebook.start(": new_output(
+            "stream", name="stdout", text=f"{name} · profile smoke · seed 0 · {where}\n"
+        ),
+        "b64decode(": new_output(
+            "display_data",
+            data={"image/png": pixel, "text/plain": "<IPython.core.display.Image object>"},
+        ),
         "print(": new_output("stream", name="stdout", text="mean 3.000\n"),
     }
     count = 0
@@ -385,8 +580,12 @@ def example(name: str = "90_example"):
     return nb
 
 
-def write_example(root: Path, name: str = "90_example", edit=lambda text: text) -> tuple[Path, Path]:
-    """Returns the two files (ipynb, py) of the example, written below root/notebooks; `edit` may change the py form's text."""
+def write_example(
+    root: Path, name: str = "90_example", edit=lambda text: text
+) -> tuple[Path, Path]:
+    """Returns the two files (ipynb, py) of the example, written below root/notebooks; `edit` may
+    change the py form's text.
+    """
     ipynb, py = root / "notebooks" / f"{name}.ipynb", root / "notebooks" / "src" / f"{name}.py"
     py.parent.mkdir(parents=True, exist_ok=True)
     py.write_text(edit(EXAMPLE.replace("NAME", name)), encoding="utf-8")
@@ -395,6 +594,10 @@ def write_example(root: Path, name: str = "90_example", edit=lambda text: text) 
 
 
 if __name__ == "__main__":
-    findings = [line for arg in sys.argv[1:] for line in check_pair(Path(arg), Path(arg).parent / "src" / f"{Path(arg).stem}.py")]
+    findings = [
+        line
+        for arg in sys.argv[1:]
+        for line in check_pair(Path(arg), Path(arg).parent / "src" / f"{Path(arg).stem}.py")
+    ]
     print("\n".join(findings) or "Nothing is wrong.")
     sys.exit(bool(findings))

@@ -1,7 +1,8 @@
 """The names that the released code gives to our networks' parameters, both ways.
 
-One table for each network says which prefix stands for which; within a block a second one does. No tensor changes its shape, and the
-order of the keys is the same on both sides. Only the released form of a network has all of the keys.
+One table for each network says which prefix stands for which; within a block a second one does. No
+tensor changes its shape, and the order of the keys is the same on both sides. Only the released
+form of a network has all of the keys.
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ def _swap(key: str, table: list[tuple[str, str]], to_ours: bool) -> str | None:
 
 
 def rename(key: str, network: str, to_ours: bool = False) -> str:
-    """Returns a parameter's released name from ours, or ours from the released one; `network` is "unet" or "uvit".
+    """Returns a parameter's released name from ours, or ours from the released one; `network` is
+    "unet" or "uvit".
 
     Raises:
         KeyError: the table has no such name.
@@ -57,12 +59,19 @@ def rename(key: str, network: str, to_ours: bool = False) -> str:
     table, block = {"unet": (UNET, UNET_BLOCK), "uvit": (UVIT, UVIT_BLOCK)}[network]
     swapped = _swap(key, table, to_ours)
     if swapped is None:
-        raise KeyError(f"{key!r} is no parameter of the {'released' if to_ours else ''} {network}; see tests/released.py")
+        raise KeyError(
+            f"{key!r} is no parameter of the {'released' if to_ours else ''} {network}; see "
+            "tests/released.py"
+        )
     prefixes = [pair[0 if to_ours else 1] for pair in table]
     prefix = max((p for p in prefixes if swapped == p or swapped.startswith(p + ".")), key=len)
     inner = swapped[len(prefix) + 1 :]
     swapped_inner = _swap(inner, block, to_ours)
-    return f"{prefix}.{swapped_inner}" if swapped_inner and prefix not in ("norm", "norm_out", "norm2") else swapped
+    return (
+        f"{prefix}.{swapped_inner}"
+        if swapped_inner and prefix not in ("norm", "norm_out", "norm2")
+        else swapped
+    )
 
 
 def released_state(network: nn.Module) -> dict[str, Tensor]:
@@ -72,12 +81,18 @@ def released_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_released(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads a state dict with released names; raises RuntimeError naming every missing, unexpected or differently shaped key."""
+    """Loads a state dict with released names; raises RuntimeError naming every missing, unexpected
+    or differently shaped key.
+    """
     kind = "uvit" if isinstance(network, UViT) else "unet"
-    network.load_state_dict({rename(key, kind, to_ours=True): value for key, value in state.items()})
+    network.load_state_dict(
+        {rename(key, kind, to_ours=True): value for key, value in state.items()}
+    )
 
 
 def official_name(key: str, network: str = "unet") -> str:
-    """Returns the official name of a tracker's parameter; `network` is U's kind, "unet" or "uvit"."""
+    """Returns the official name of a tracker's parameter; `network` is U's kind, "unet" or
+    "uvit".
+    """
     own = key.removeprefix("fusion.network.")
     return official.official_name(key) if own == key else official.U + rename(own, network)

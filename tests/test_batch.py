@@ -1,4 +1,6 @@
-"""Batch runs: what is refused, what runs, what is kept, what is not run again; and what a notebook's set-up cell gets."""
+"""Batch runs: what is refused, what runs, what is kept, what is not run again; and what a
+notebook's set-up cell gets.
+"""
 
 import json
 import os
@@ -30,19 +32,33 @@ def in_example(old: str, new: str):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A project of two small notebooks, with a copy of the package and no data to fetch; it is the current folder."""
+    """A project of two small notebooks, with a copy of the package and no data to fetch; it is the
+    current folder.
+    """
     for folder in ("gmmt", "workflow"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     lint.write_example(tmp_path, "01_first")
     lint.write_example(tmp_path, "02_second", edit=in_example("steps: int = 5", "lam: float = 0.5"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for this project's own gmmt, in the batch and in its kernels
+    monkeypatch.setenv(
+        "PYTHONPATH", str(tmp_path)
+    )  # for this project's own gmmt, in the batch and in its kernels
     monkeypatch.delenv("GMMT_MIRROR", raising=False)
     # Someone has registered another Python as the kernel python3; it must not be used.
     kernel = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
-    kernel.write_text(json.dumps({"argv": ["/bin/false", "{connection_file}"], "display_name": "Another", "language": "python"}))
+    kernel.write_text(
+        json.dumps(
+            {
+                "argv": ["/bin/false", "{connection_file}"],
+                "display_name": "Another",
+                "language": "python",
+            }
+        )
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     return tmp_path
 
@@ -58,22 +74,36 @@ def reproduce(*arguments: str) -> tuple[int, str, dict[str, str]]:
     output = done.stdout + done.stderr
     table = output[output.rfind("\nnotebook") :].split("\n\n")[0].splitlines()[2:]
     words = ("ok", "up to date", "FAILED", "not run")
-    return done.returncode, output, {line.split("  ")[0]: next(word for word in words if f"  {word}" in line) for line in table}
+    return (
+        done.returncode,
+        output,
+        {
+            line.split("  ")[0]: next(word for word in words if f"  {word}" in line)
+            for line in table
+        },
+    )
 
 
-# -- What is refused, before anything runs ---------------------------------------------------------------------------------------------
+# -- What is refused, before anything runs ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "cpuu"], "There is no profile 'cpuu'. Profiles are smoke, cpu, gpu, paper and auto. Did you mean cpu?"),
+        (
+            ["--profile", "cpuu"],
+            "There is no profile 'cpuu'. Profiles are smoke, cpu, gpu, paper and auto. Did "
+            "you mean cpu?",
+        ),
         (["--profile", ""], "There is no profile ''"),
         (["--seeds", "x"], "A seed is a whole number, 0 or more"),
         (["--seeds=-1"], "A seed is a whole number"),
         (["--seeds", "1.5"], "A seed is a whole number"),
         (["--seeds", "0,,1"], "A seed is a whole number"),
-        (["--params", "stepz=3"], "No notebook has a parameter 'stepz'. There are: lam, steps. Did you mean steps?"),
+        (
+            ["--params", "stepz=3"],
+            "No notebook has a parameter 'stepz'. There are: lam, steps. Did you mean steps?",
+        ),
         (["--params", "steps"], "not 'steps'"),
         (["--params", "seed=3"], "PROFILE and SEED stand alone"),
         (["--params", "steps=many"], "The parameter steps is of type int, and 'many' is not."),
@@ -83,7 +113,12 @@ def reproduce(*arguments: str) -> tuple[int, str, dict[str, str]]:
     ],
 )
 def test_refused(project, capsys, arguments, message):
-    assert batch.main(["reproduce", *([] if "--profile" in arguments else ["--profile", "smoke"]), *arguments]) == 2
+    assert (
+        batch.main(
+            ["reproduce", *([] if "--profile" in arguments else ["--profile", "smoke"]), *arguments]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert not (project / "runs").exists()
 
@@ -91,19 +126,47 @@ def test_refused(project, capsys, arguments, message):
 def test_stored_results_are_a_source_and_never_made_anew(tmp_path):
     """In a fresh checkout everything that they were made from is missing."""
     for folder in ("gmmt", "workflow", "notebooks/src", "notebooks/results"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--config", "profile=cpu"]
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--dry-run",
+        "--cores",
+        "2",
+        "--config",
+        "profile=cpu",
+    ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "GMMT_DATA": str(tmp_path / "data")}
-    done = subprocess.run(snakemake, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        snakemake, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+    )
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
     rows = {row for rows in batch.ROWS_OF.values() for row in rows}
-    expected = {"all": 1, "notebook": len(list((ROOT / "notebooks/src").glob("[0-9]*.py"))), "train": len(rows)}
-    assert counts == {name: str(n) for name, n in (expected | {"total": sum(expected.values())}).items()}
+    expected = {
+        "all": 1,
+        "notebook": len(list((ROOT / "notebooks/src").glob("[0-9]*.py"))),
+        "train": len(rows),
+    }
+    assert counts == {
+        name: str(n) for name, n in (expected | {"total": sum(expected.values())}).items()
+    }
 
 
 def test_refused_by_snakemake_itself(project):
-    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "profile=smoke", "stepz=3"]
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "--config",
+        "profile=smoke",
+        "stepz=3",
+    ]
     done = subprocess.run(snakemake, capture_output=True, text=True)
     assert done.returncode != 0
     assert "No notebook has a parameter 'stepz'" in done.stdout + done.stderr
@@ -116,14 +179,23 @@ def test_a_folder_without_notebooks_is_refused(tmp_path, monkeypatch, capsys):
     assert "There are no notebooks" in capsys.readouterr().err
 
 
-# -- What is planned -------------------------------------------------------------------------------------------------------------------
+# -- What is planned -------------------------------------------------------------------------------
 
 
 def test_plan(project):
     jobs = batch.plan({"profile": "smoke", "seeds": "2,0"})
-    assert [(job.name, job.seed) for job in jobs] == [("01_first", 0), ("02_second", 0), ("01_first", 2), ("02_second", 2)]
+    assert [(job.name, job.seed) for job in jobs] == [
+        ("01_first", 0),
+        ("02_second", 0),
+        ("01_first", 2),
+        ("02_second", 2),
+    ]
     assert jobs[0].status == Path("runs/smoke/seed0/status/01_first.json")
-    assert batch.plan({"profile": "smoke", "seeds": [0, 2]}) == batch.plan({"profile": "smoke", "seeds": "0,2"}) == jobs
+    assert (
+        batch.plan({"profile": "smoke", "seeds": [0, 2]})
+        == batch.plan({"profile": "smoke", "seeds": "0,2"})
+        == jobs
+    )
     assert batch.plan({"profile": "smoke", "seed": 2}) == jobs[2:]
 
 
@@ -131,7 +203,9 @@ def test_a_changed_parameter_concerns_only_those_that_know_it(project):
     first, second = batch.plan({"profile": "smoke", "steps": 7})
     assert (first.folder, first.overrides) == ("runs/steps=7/smoke/seed0", {"steps": 7})
     assert (second.folder, second.overrides) == ("runs/smoke/seed0", {})
-    assert batch.plan({"profile": "smoke", "lam": 1})[1].overrides == {"lam": 1}  # a whole number will do for a float
+    assert batch.plan({"profile": "smoke", "lam": 1})[1].overrides == {
+        "lam": 1
+    }  # a whole number will do for a float
 
 
 def test_data_state_changes_only_with_the_data(project, monkeypatch):
@@ -141,7 +215,7 @@ def test_data_state_changes_only_with_the_data(project, monkeypatch):
     assert Path("runs/data.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
-# -- What runs, what is kept, what is not run again ------------------------------------------------------------------------------------
+# -- What runs, what is kept, what is not run again ------------------------------------------------
 
 
 @pytest.mark.slow
@@ -149,9 +223,13 @@ def test_batch(project):
     lint.write_example(project, "03_broken", edit=in_example("mean = sum(x)", "mean = missing(x)"))
     folder = project / "runs" / "smoke" / "seed0"
 
-    # A failing notebook: the others run, it is kept with its error, all is told, and the exit status says it.
+    # A failing notebook: the others run, it is kept with its error, all is told, and the exit
+    # status says it.
     status, output, table = reproduce()
-    assert (status != 0, table) == (True, {"01_first": "ok", "02_second": "ok", "03_broken": "FAILED"}), output
+    assert (status != 0, table) == (
+        True,
+        {"01_first": "ok", "02_second": "ok", "03_broken": "FAILED"},
+    ), output
     assert "mean 3.0" in output  # the headline
     assert "NameError: name 'missing' is not defined" in output
     assert "with the error: runs/smoke/seed0/03_broken.ipynb" in output
@@ -160,41 +238,64 @@ def test_batch(project):
     assert "An Exception was encountered at" in kept.cells[0].source
     assert any(out.output_type == "error" for cell in kept.cells for out in cell.get("outputs", []))
     assert not (folder / "status" / "03_broken.json").exists()
-    assert json.loads((folder / "status" / "03_broken.failed.json").read_text())["error"] == "NameError: name 'missing' is not defined"
+    assert (
+        json.loads((folder / "status" / "03_broken.failed.json").read_text())["error"]
+        == "NameError: name 'missing' is not defined"
+    )
     record = json.loads((folder / "status" / "01_first.json").read_text())
     assert (record["status"], record["headline"], record["seed"]) == ("ok", "mean 3.0", 0)
     executed = nbformat.read(folder / "01_first.ipynb", as_version=4)
-    assert any("injected-parameters" in lint.tags(cell) and 'profile = "smoke"' in cell.source for cell in executed.cells)
+    assert any(
+        "injected-parameters" in lint.tags(cell) and 'profile = "smoke"' in cell.source
+        for cell in executed.cells
+    )
 
     # Mended: only this one runs. Then nothing has to.
     lint.write_example(project, "03_broken")
     status, output, table = reproduce()
-    assert (status, table) == (0, {"01_first": "up to date", "02_second": "up to date", "03_broken": "ok"}), output
+    assert (status, table) == (
+        0,
+        {"01_first": "up to date", "02_second": "up to date", "03_broken": "ok"},
+    ), output
     assert not (folder / "status" / "03_broken.failed.json").exists()
     status, output, table = reproduce()
     assert (status, set(table.values())) == (0, {"up to date"}), output
 
-    # What was removed is made again, by itself; a file that was touched but is the same changes nothing.
+    # What was removed is made again, by itself; a file that was touched but is the same changes
+    # nothing.
     (folder / "02_second.ipynb").unlink()
     (folder / "03_broken" / "headline.txt").unlink()
     (project / "notebooks" / "src" / "01_first.py").touch()
     status, output, table = reproduce()
-    assert (status, table) == (0, {"01_first": "up to date", "02_second": "ok", "03_broken": "ok"}), output
+    assert (status, table) == (
+        0,
+        {"01_first": "up to date", "02_second": "ok", "03_broken": "ok"},
+    ), output
 
-    # Changed code of the package makes everything stale; a changed parameter only makes a new run of what knows it.
+    # Changed code of the package makes everything stale; a changed parameter only makes a new run
+    # of what knows it.
     with open(project / "gmmt" / "errors.py", "a", encoding="utf-8") as file:
         file.write("# A change.\n")
     status, output, table = reproduce("--params", "lam=2", "--jobs", "3")
     assert (status, set(table.values())) == (0, {"ok"}), output
-    assert "lam = 2" in (project / "runs" / "lam=2" / "smoke" / "seed0" / "02_second.ipynb").read_text()
+    assert (
+        "lam = 2"
+        in (project / "runs" / "lam=2" / "smoke" / "seed0" / "02_second.ipynb").read_text()
+    )
     assert not (project / "runs" / "lam=2" / "smoke" / "seed0" / "01_first.ipynb").exists()
 
 
 @pytest.mark.slow
 def test_a_killed_batch_leaves_nothing_in_the_way(project):
-    lint.write_example(project, "01_first", edit=in_example("mean = sum(x)", "import time; time.sleep(5)\nmean = sum(x)"))
+    lint.write_example(
+        project,
+        "01_first",
+        edit=in_example("mean = sum(x)", "import time; time.sleep(5)\nmean = sum(x)"),
+    )
     (project / "notebooks" / "src" / "02_second.py").unlink()
-    killed = subprocess.Popen(command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    killed = subprocess.Popen(
+        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert "start  01_first" in killed.stdout.readline()
     time.sleep(1.5)  # its kernel is at work now
     below = psutil.Process(killed.pid).children(recursive=True)
@@ -204,19 +305,31 @@ def test_a_killed_batch_leaves_nothing_in_the_way(project):
     assert psutil.wait_procs(below, timeout=10)[1] == []  # no orphan goes on writing
     status, output, table = reproduce()
     assert (status, table) == (0, {"01_first": "ok"}), output
-    assert nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4).metadata.papermill["exception"] is None
+    assert (
+        nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4).metadata.papermill[
+            "exception"
+        ]
+        is None
+    )
 
 
 @pytest.mark.slow
 def test_a_dead_kernel_is_told(project):
-    lint.write_example(project, "01_first", edit=in_example("mean = sum(x)", "import os; os._exit(9)\nmean = sum(x)"))
+    lint.write_example(
+        project,
+        "01_first",
+        edit=in_example("mean = sum(x)", "import os; os._exit(9)\nmean = sum(x)"),
+    )
     (project / "notebooks" / "src" / "02_second.py").unlink()
     status, output, table = reproduce()
     assert (status != 0, table) == (True, {"01_first": "FAILED"}), output
-    assert "This run broke off" in nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4).cells[0].source
+    assert (
+        "This run broke off"
+        in nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4).cells[0].source
+    )
 
 
-# -- Notebooks in place ----------------------------------------------------------------------------------------------------------------
+# -- Notebooks in place ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -230,10 +343,15 @@ def test_refresh(project, capsys):
     assert "profile cpu" in text
     assert batch.main(["refresh", "02_second"]) == 0
     assert pair[0].read_text(encoding="utf-8") == text  # the same source gives the same file
-    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--sync", str(pair[0])], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "jupytext", "--quiet", "--sync", str(pair[0])], check=True
+    )
     assert pair[0].read_text(encoding="utf-8") == text  # and jupytext has nothing to add to it
 
-    pair[1].write_text(pair[1].read_text(encoding="utf-8").replace("mean = sum(x)", "mean = missing(x)"), encoding="utf-8")
+    pair[1].write_text(
+        pair[1].read_text(encoding="utf-8").replace("mean = sum(x)", "mean = missing(x)"),
+        encoding="utf-8",
+    )
     assert batch.main(["refresh", "02_second"]) == 1
     assert "name 'missing' is not defined" in capsys.readouterr().out
     assert pair[0].read_text(encoding="utf-8") == text  # a failure leaves the good one alone
@@ -241,12 +359,14 @@ def test_refresh(project, capsys):
     later = time.time() + 60
     os.utime(pair[0], (later, later))
     assert batch.main(["refresh", "02_second"]) == 1
-    assert "is newer than" in capsys.readouterr().out  # somebody edited the ipynb: not thrown away unasked
+    assert (
+        "is newer than" in capsys.readouterr().out
+    )  # somebody edited the ipynb: not thrown away unasked
     assert batch.main(["refresh", "02_secnod"]) == 2
     assert "Did you mean 02_second?" in capsys.readouterr().err
 
 
-# -- What a notebook's set-up cell gets ------------------------------------------------------------------------------------------------
+# -- What a notebook's set-up cell gets ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -258,7 +378,9 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def test_start(runs, capsys):
     run = gmmt.notebook.start("01_x", profile="smoke", seed=3)
-    assert capsys.readouterr().out == "01_x · profile smoke · seed 3 · $GMMT_RUNS/smoke/seed3/01_x\n"
+    assert (
+        capsys.readouterr().out == "01_x · profile smoke · seed 3 · $GMMT_RUNS/smoke/seed3/01_x\n"
+    )
     assert run.folder == runs / "smoke" / "seed3" / "01_x"
     assert run.folder.is_dir()
     assert str(runs) not in repr(run)
@@ -279,7 +401,9 @@ def test_start_names_no_path_of_this_machine(monkeypatch, tmp_path, capsys):
 def test_generators_are_seeded(runs):
     torch = pytest.importorskip("torch")
     run = gmmt.notebook.start("01_x", profile="smoke", seed=5)
-    assert torch.equal(torch.rand(3, generator=run.generator()), torch.rand(3, generator=run.generator()))
+    assert torch.equal(
+        torch.rand(3, generator=run.generator()), torch.rand(3, generator=run.generator())
+    )
     assert torch.initial_seed() == 5
 
 
@@ -304,11 +428,15 @@ def test_profile_from_the_environment(monkeypatch):
     assert gmmt.notebook.resolve_profile("auto") == "paper"
     assert gmmt.notebook.resolve_profile("cpu") == "cpu"
     monkeypatch.setenv("GMMT_PROFILE", "papr")
-    with pytest.raises(SettingError, match=r"environment variable GMMT_PROFILE.*Did you mean paper"):
+    with pytest.raises(
+        SettingError, match=r"environment variable GMMT_PROFILE.*Did you mean paper"
+    ):
         gmmt.notebook.resolve_profile("auto")
 
 
-@pytest.mark.parametrize(("profile", "short", "full"), [("smoke", 1, 1), ("cpu", 2, 2), ("gpu", 2, 3), ("paper", 2, 4)])
+@pytest.mark.parametrize(
+    ("profile", "short", "full"), [("smoke", 1, 1), ("cpu", 2, 2), ("gpu", 2, 3), ("paper", 2, 4)]
+)
 def test_pick(runs, profile, short, full):
     run = gmmt.notebook.start("01_x", profile=profile)
     assert run.pick(smoke=1, cpu=2) == short
@@ -321,10 +449,18 @@ def test_save(runs):
     pandas = pytest.importorskip("pandas")
     run = gmmt.notebook.start("01_x", profile="smoke")
     table = pandas.DataFrame({"steps": [1, 2], "mse": [0.5, 0.1]})
-    assert run.save(table, "steps.csv", source="ours in miniature") == "$GMMT_RUNS/smoke/seed0/01_x/steps.csv"
+    assert (
+        run.save(table, "steps.csv", source="ours in miniature")
+        == "$GMMT_RUNS/smoke/seed0/01_x/steps.csv"
+    )
     pandas.testing.assert_frame_equal(pandas.read_csv(run.folder / "steps.csv"), table)
     provenance = json.loads((run.folder / "steps.provenance.json").read_text(encoding="utf-8"))
-    assert (provenance["source"], provenance["profile"], provenance["seed"], provenance["rows"]) == ("ours in miniature", "smoke", 0, 2)
+    assert (
+        provenance["source"],
+        provenance["profile"],
+        provenance["seed"],
+        provenance["rows"],
+    ) == ("ours in miniature", "smoke", 0, 2)
     assert {"gmmt", "python", "numpy"} <= set(provenance["versions"])
     with pytest.raises(SettingError, match="reset_index"):
         run.save(table.set_index("steps"), "other.csv", source="ours")
@@ -344,7 +480,15 @@ def test_headline(runs):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.44, "0.4 s"), (9.96, "10 s"), (41, "41 s"), (59.7, "1 min 0 s"), (72, "1 min 12 s"), (7500, "2 h 5 min")]
+    ("seconds", "text"),
+    [
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (41, "41 s"),
+        (59.7, "1 min 0 s"),
+        (72, "1 min 12 s"),
+        (7500, "2 h 5 min"),
+    ],
 )
 def test_duration(seconds, text):
     assert batch.duration(seconds) == text

@@ -7,7 +7,13 @@ from gmmt import files
 
 
 def run(*names):
-    return subprocess.run([sys.executable, "-m", "benchmarks", *names], cwd=files.ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *names],
+        cwd=files.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_an_unknown_benchmark_is_refused():

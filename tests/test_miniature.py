@@ -41,7 +41,9 @@ def test_rows_share_one_frozen_tracker(folder):
         for key in base:
             if key.startswith(("backbone", "neck", "fuse", "head.base")):
                 assert np.array_equal(base[key], own[key]), key
-        assert not np.array_equal(base["head.stage2.cls.head.0.weight"], own["head.stage2.cls.head.0.weight"])
+        assert not np.array_equal(
+            base["head.stage2.cls.head.0.weight"], own["head.stage2.cls.head.0.weight"]
+        )
 
 
 def test_results_are_kept_and_told_apart(folder):
@@ -52,7 +54,9 @@ def test_results_are_kept_and_told_apart(folder):
     assert any(not np.array_equal(one[k], noise[k]) for k in one)
     kept = sorted(p for p in (folder / "val-mini-rgbt").rglob("done.json"))
     before = [p.stat().st_mtime_ns for p in kept]
-    assert all(np.array_equal(one[k], v) for k, v in miniature.results(row, "smoke", "val", folder).items())
+    assert all(
+        np.array_equal(one[k], v) for k, v in miniature.results(row, "smoke", "val", folder).items()
+    )
     assert [p.stat().st_mtime_ns for p in kept] == before
 
 
@@ -77,12 +81,22 @@ def test_trackers_with_a_vit_start_from_one_foundation(folder):
     for key, value in first.items():  # stage 1.2 of ViPT trains its prompts alone
         assert np.array_equal(value, own[key.replace("head.rgb", "head.base")]), key
     tbsi = miniature.train("TBSI", "smoke", 0, folder)
-    assert not np.array_equal(first["backbone.blocks.0.attn.qkv.weight"], tbsi.tracker.state_dict()["backbone.blocks.0.attn.qkv.weight"])
+    assert not np.array_equal(
+        first["backbone.blocks.0.attn.qkv.weight"],
+        tbsi.tracker.state_dict()["backbone.blocks.0.attn.qkv.weight"],
+    )
     steps = miniature.SETTINGS["smoke"].steps
-    assert {k: len(v["loss"]) for k, v in vipt.curves.items()} == {"1.1 rgb": steps["1.1 ostrack"], "1.2": steps["1.2"], "2": steps["2"]}
+    assert {k: len(v["loss"]) for k, v in vipt.curves.items()} == {
+        "1.1 rgb": steps["1.1 ostrack"],
+        "1.2": steps["1.2"],
+        "2": steps["2"],
+    }
     for row, stage in (("OSTrack-long", "1.1 rgb"), ("TBSI-long", "1.2")):
         longer = len(miniature.train(row, "smoke", 0, folder).curves[stage]["loss"])
-        assert longer - len(tbsi.curves[stage]["loss"]) == steps["1.2" if row == "OSTrack-long" else "2"]
+        assert (
+            longer - len(tbsi.curves[stage]["loss"])
+            == steps["1.2" if row == "OSTrack-long" else "2"]
+        )
 
 
 def test_bad_rows_are_refused(folder):

@@ -1,4 +1,6 @@
-"""The comparison of notebooks with their stored results (the second half of `make test`) sees a single changed digit."""
+"""The comparison of notebooks with their stored results (the second half of `make test`) sees a
+single changed digit.
+"""
 
 import os
 import re
@@ -17,9 +19,28 @@ SMALLEST = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stat().s
 
 def compare(path: Path) -> tuple[int, str]:
     """Returns pytest's exit status and output for one notebook, run as `make test` runs it."""
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider"]
-    environment = os.environ | {"GMMT_PROFILE": "smoke", "GMMT_RUNS": str(path.parent / "runs"), "GMMT_THREADS": "2"}
-    done = subprocess.run([*command, "--color=no", path.name], cwd=path.parent, env=environment, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=300",
+        "-p",
+        "no:cacheprovider",
+    ]
+    environment = os.environ | {
+        "GMMT_PROFILE": "smoke",
+        "GMMT_RUNS": str(path.parent / "runs"),
+        "GMMT_THREADS": "2",
+    }
+    done = subprocess.run(
+        [*command, "--color=no", path.name],
+        cwd=path.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -45,7 +66,9 @@ def test_a_changed_digit_is_seen(notebook):
         (number, stored)
         for number, cell in enumerate(code)
         for stored in cell.outputs
-        if "nbval-check-output" in lint.tags(cell) and stored.output_type == "stream" and re.search(r"\d", stored.text)
+        if "nbval-check-output" in lint.tags(cell)
+        and stored.output_type == "stream"
+        and re.search(r"\d", stored.text)
     )
     stream.text = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), stream.text, count=1)
     nbformat.write(nb, notebook)

@@ -1,4 +1,6 @@
-"""The networks: any size, every parameter, one time folded away, and the discriminator's pitfall."""
+"""The networks: any size, every parameter, one time folded away, and the discriminator's
+pitfall.
+"""
 
 import pytest
 import torch
@@ -18,13 +20,19 @@ MAKERS = {
 
 
 def inputs(channels, m, height, width, batch=2):
-    x = torch.randn(1 + m, batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        1 + m, batch, channels, height, width, generator=torch.Generator().manual_seed(0)
+    )
     return x[0], torch.tensor([0, 999])[:batch], *x[1:]
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    name=st.sampled_from(list(MAKERS)), c=st.sampled_from([4, 8]), m=st.integers(1, 3), height=st.integers(4, 19), width=st.integers(4, 19)
+    name=st.sampled_from(list(MAKERS)),
+    c=st.sampled_from([4, 8]),
+    m=st.integers(1, 3),
+    height=st.integers(4, 19),
+    width=st.integers(4, 19),
 )
 def test_any_size_channels_and_modalities(name, c, m, height, width):
     if "released" in name and m == 1:
@@ -39,9 +47,18 @@ def test_any_size_channels_and_modalities(name, c, m, height, width):
 @pytest.mark.parametrize("name", MAKERS)
 def test_gradients_reach_every_parameter_and_every_input(name):
     network = MAKERS[name](4, 2)
-    x, t, *conditions = (v.requires_grad_() if v.is_floating_point() else v for v in inputs(4, 2, 9, 7))
-    (network(x, t, *conditions) * torch.randn(4, 9, 7, generator=torch.Generator().manual_seed(1))).sum().backward()
-    assert [n for n, p in network.named_parameters() if p.grad is None or (not p.grad.abs().sum() > 0 and "position" not in n)] == []
+    x, t, *conditions = (
+        v.requires_grad_() if v.is_floating_point() else v for v in inputs(4, 2, 9, 7)
+    )
+    (
+        network(x, t, *conditions)
+        * torch.randn(4, 9, 7, generator=torch.Generator().manual_seed(1))
+    ).sum().backward()
+    assert [
+        n
+        for n, p in network.named_parameters()
+        if p.grad is None or (not p.grad.abs().sum() > 0 and "position" not in n)
+    ] == []
     assert all(v.grad.abs().sum() > 0 for v in (x, *conditions))
 
 
@@ -58,7 +75,9 @@ def test_items_of_a_batch_do_not_mix():
         network = make(4, 2).eval()
         x, t, *conditions = inputs(4, 2, 8, 8)
         alone = network(x[:1], t[:1], *(c[:1] for c in conditions))
-        torch.testing.assert_close(network(x, t, *conditions)[:1], alone, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(
+            network(x, t, *conditions)[:1], alone, rtol=1e-4, atol=1e-5, msg=name
+        )
 
 
 def test_the_number_of_blocks_is_that_of_the_paper_or_of_the_released_code():
@@ -66,7 +85,10 @@ def test_the_number_of_blocks_is_that_of_the_paper_or_of_the_released_code():
         return sum(isinstance(layer, ResidualBlock) for layer in layers)
 
     for n in (3, 6, 9, 12):
-        paper, released = UNet(4, n, inner=8, groups=4), UNet(4, n, inner=8, groups=4, form="released")
+        paper, released = (
+            UNet(4, n, inner=8, groups=4),
+            UNet(4, n, inner=8, groups=4, form="released"),
+        )
         assert (count(paper.down), count(paper.middle), count(paper.up)) == (n, 1, n)
         assert (count(released.down), count(released.middle), count(released.up)) == (n, 2, n + 3)
 
@@ -76,7 +98,12 @@ def test_a_folded_time_gives_the_same_output_with_fewer_parameters(form):
     network = UNet(8, 3, inner=8, groups=4, form=form).eval()
     x, _, *conditions = inputs(8, 2, 16, 16)
     folded = network.folded(999)
-    torch.testing.assert_close(folded(x, torch.zeros(2), *conditions), network(x, torch.full((2,), 999), *conditions), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        folded(x, torch.zeros(2), *conditions),
+        network(x, torch.full((2,), 999), *conditions),
+        rtol=1e-5,
+        atol=1e-5,
+    )
     gone = {n for n, _ in network.named_parameters()} - {n for n, _ in folded.named_parameters()}
     assert gone
     assert all(n.startswith("time.") or ".shift." in n for n in gone)
@@ -85,7 +112,9 @@ def test_a_folded_time_gives_the_same_output_with_fewer_parameters(form):
 def test_full_size_folding_saves_what_the_time_costs():
     with torch.device("meta"):
         network = UNet(768, 9, form="released")
-    time = sum(p.numel() for n, p in network.named_parameters() if n.startswith("time.") or ".shift." in n)
+    time = sum(
+        p.numel() for n, p in network.named_parameters() if n.startswith("time.") or ".shift." in n
+    )
     assert time == pytest.approx(25.7e6, rel=0.01)
 
 
@@ -102,7 +131,7 @@ def test_bad_options_are_refused():
         UViT(8, dim=16, heads=2, form="relased")
 
 
-# --- the discriminator -----------------------------------------------------------------------------------------------------------------
+# --- the discriminator ----------------------------------------------------------------------------
 
 
 def test_the_supplements_discriminator_has_its_shapes_and_parameters():
@@ -126,7 +155,9 @@ def test_it_answers_one_probability_an_item(size):
 
 
 def test_a_last_norm_would_make_it_blind():
-    """In training mode the mean logit of any batch is the norm's bias, whatever D has learned; without that norm it is not."""
+    """In training mode the mean logit of any batch is the norm's bias, whatever D has learned;
+    without that norm it is not.
+    """
     torch.manual_seed(0)
     for last_norm in (True, False):
         d = Discriminator(4, size=16, last_norm=last_norm)

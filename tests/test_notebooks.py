@@ -1,4 +1,6 @@
-"""Every notebook keeps the rules of tests/notebook_lint.py, and every rule catches the notebook that breaks it."""
+"""Every notebook keeps the rules of tests/notebook_lint.py, and every rule catches the notebook
+that breaks it.
+"""
 
 import copy
 from pathlib import Path
@@ -22,9 +24,9 @@ def test_example_keeps_the_rules(tmp_path):
     assert lint.check_pair(*lint.write_example(tmp_path)) == []
 
 
-# -- Each rule, with the notebook that breaks it --------------------------------------------------------------------------------------
-# The example's cells: 0 title, 1 colab, 2 parameters, 3 set-up, 4 symbols, 5 figure, 6 compared, 7 headline, 8 exercise, 9 stub,
-# 10 solution, 11 assert, 12 end.
+# -- Each rule, with the notebook that breaks it ---------------------------------------------------
+# The example's cells: 0 title, 1 colab, 2 parameters, 3 set-up, 4 symbols, 5 figure, 6 compared, 7
+# headline, 8 exercise, 9 stub, 10 solution, 11 assert, 12 end.
 
 
 def source(cell, text):
@@ -62,7 +64,10 @@ PARAMETERS = 'profile: str = "auto"\nseed: int = 0\n'
 START = 'import gmmt.notebook\nrun = gmmt.notebook.start("90_example", '
 
 BROKEN = {
-    "title is no question": (source(0, "# The mean\nRuns 1 s."), "cell 1 (markdown): the title must be a question"),
+    "title is no question": (
+        source(0, "# The mean\nRuns 1 s."),
+        "cell 1 (markdown): the title must be a question",
+    ),
     "title is no heading": (source(0, "Is it?\nRuns 1 s."), "the title must be a question"),
     "no run time": (source(0, TITLE + "Yes."), "the run time is not named"),
     "first cell is code": (without(0), "the first cell must be markdown"),
@@ -74,24 +79,45 @@ BROKEN = {
     ),
     "no parameters cell": (tag(2), "exactly one cell tagged `parameters`, not 0"),
     "two parameters cells": (tag(7, "parameters"), "exactly one cell tagged `parameters`, not 2"),
-    "parameter without a type": (source(2, PARAMETERS + "steps = 5"), "typed literals, `steps: int = 50`, not 'steps = 5'"),
+    "parameter without a type": (
+        source(2, PARAMETERS + "steps = 5"),
+        "typed literals, `steps: int = 50`, not 'steps = 5'",
+    ),
     "parameter is computed": (source(2, PARAMETERS + "steps: int = max(1, 2)"), "typed literals"),
     "parameter has no value": (source(2, PARAMETERS + "steps: int"), "typed literals"),
     "parameters cell does more": (source(2, PARAMETERS + "print(seed)"), "typed literals"),
     "no profile parameter": (source(2, "seed: int = 0"), "must hold `profile: str = 'auto'`"),
-    "another default profile": (source(2, 'profile: str = "cpu"\nseed: int = 0'), "must hold `profile: str = 'auto'`"),
-    "another default seed": (source(2, 'profile: str = "auto"\nseed: int = 1'), "must hold `seed: int = 0`"),
+    "another default profile": (
+        source(2, 'profile: str = "cpu"\nseed: int = 0'),
+        "must hold `profile: str = 'auto'`",
+    ),
+    "another default seed": (
+        source(2, 'profile: str = "auto"\nseed: int = 1'),
+        "must hold `seed: int = 0`",
+    ),
     "start is not called": (source(3, "import gmmt"), "cell 4 must call gmmt.notebook.start"),
-    "start names another notebook": (source(3, 'start("91_other", profile=profile, seed=seed)'), "cell 4 must call gmmt.notebook.start"),
+    "start names another notebook": (
+        source(3, 'start("91_other", profile=profile, seed=seed)'),
+        "cell 4 must call gmmt.notebook.start",
+    ),
     "start ignores the seed": (source(3, START + "profile=profile)"), "must hand on seed=seed"),
     "start ignores the profile": (source(3, START + "seed=seed)"), "must hand on profile=profile"),
-    "set-up is long": (source(3, START + "profile=profile, seed=seed)" + "\nimport os" * 7), "9 lines, 8 allowed"),
+    "set-up is long": (
+        source(3, START + "profile=profile, seed=seed)" + "\nimport os" * 7),
+        "9 lines, 8 allowed",
+    ),
     "no symbols": (without(4), "cell 5 must be markdown"),
     "nothing is compared": (tag(6), "no cell is tagged `nbval-check-output`"),
     "compared cell without output": (output(6), "no text is stored to compare with"),
-    "compared cell was not executed": (lambda nb: nb.cells[6].update(execution_count=None), "no text is stored to compare with"),
+    "compared cell was not executed": (
+        lambda nb: nb.cells[6].update(execution_count=None),
+        "no text is stored to compare with",
+    ),
     "compared cell only draws": (tag(5, "nbval-check-output"), "no text is stored to compare with"),
-    "compared cell names its folder": (printed(6, "runs/cpu/seed0/90_example/x.csv"), "names the run or its folder"),
+    "compared cell names its folder": (
+        printed(6, "runs/cpu/seed0/90_example/x.csv"),
+        "names the run or its folder",
+    ),
     "no exercise": (tag(8), "no markdown cell is tagged `exercise`"),
     "exercise without a stub": (without(9), "followed by a code cell with a stub"),
     "exercise without a solution": (tag(10), "followed by a code cell tagged `solution`"),
@@ -100,17 +126,31 @@ BROKEN = {
         lambda nb: nb.cells.append(new_markdown_cell("Why?", metadata={"tags": ["exercise"]})),
         "followed by a code cell",
     ),
-    "another kernel": (lambda nb: nb.metadata.kernelspec.update(name="my-env"), "the kernel's name must be python3"),
-    "jupytext's version": (lambda nb: nb.metadata.update(jupytext={"text_representation": {"jupytext_version": "1"}}), "jupytext_version"),
+    "another kernel": (
+        lambda nb: nb.metadata.kernelspec.update(name="my-env"),
+        "the kernel's name must be python3",
+    ),
+    "jupytext's version": (
+        lambda nb: nb.metadata.update(jupytext={"text_representation": {"jupytext_version": "1"}}),
+        "jupytext_version",
+    ),
     "widget state": (lambda nb: nb.metadata.update(widgets={}), "widget state"),
     "papermill's copy": (lambda nb: nb.metadata.update(papermill={}), "this is a batch run's copy"),
     "papermill's parameters": (
-        lambda nb: nb.cells.insert(3, new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})),
+        lambda nb: nb.cells.insert(
+            3, new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
+        ),
         "batch run's copy",
     ),
-    "a stored error": (output(7, new_output("error", ename="E", evalue="", traceback=[])), "an error is stored"),
+    "a stored error": (
+        output(7, new_output("error", ename="E", evalue="", traceback=[])),
+        "an error is stored",
+    ),
     "a stored widget": (shown(7, "application/vnd.jupyter.widget-view+json"), "a widget is stored"),
-    "path in code": (source(7, 'open("/home/me/x.csv")'), "cell 8 (code): a path of one machine, '/home/me/x.csv'"),
+    "path in code": (
+        source(7, 'open("/home/me/x.csv")'),
+        "cell 8 (code): a path of one machine, '/home/me/x.csv'",
+    ),
     "path in markdown": (source(12, "See /Users/me/gmmt."), "a path of one machine"),
     "path of Windows": (source(12, r"See C:\data\gmmt."), "a path of one machine"),
     "path in printed text": (printed(7, "wrote /tmp/x"), "a path of one machine"),
@@ -119,18 +159,42 @@ BROKEN = {
         "a path of one machine",
     ),
     "path in a shown table": (shown(7, "text/html", "<td>/tmp/x</td>"), "a path of one machine"),
-    "many cells": (lambda nb: nb.cells.extend(new_markdown_cell("More.") for _ in range(33)), "46 cells, 45 allowed"),
+    "many cells": (
+        lambda nb: nb.cells.extend(new_markdown_cell("More.") for _ in range(33)),
+        "46 cells, 45 allowed",
+    ),
     "long code cell": (source(7, "x = 1\n" * 26), "26 lines of code, 25 allowed"),
     "wide code": (source(7, "x = " + "1 + " * 30 + "1"), "a line of 125 characters, 100 allowed"),
     "long markdown cell": (source(12, "word " * 151), "151 words, 150 allowed"),
-    "late figure": (lambda nb: nb.cells.insert(5, new_markdown_cell("A word before.")), "no figure within the first 6 cells"),
-    "figure without alt": (lambda nb: nb.cells[5].metadata.pop("alt"), "a figure without a description"),
-    "figure with an empty alt": (lambda nb: nb.cells[5].metadata.update(alt=" "), "a figure without a description"),
+    "late figure": (
+        lambda nb: nb.cells.insert(5, new_markdown_cell("A word before.")),
+        "no figure within the first 6 cells",
+    ),
+    "figure without alt": (
+        lambda nb: nb.cells[5].metadata.pop("alt"),
+        "a figure without a description",
+    ),
+    "figure with an empty alt": (
+        lambda nb: nb.cells[5].metadata.update(alt=" "),
+        "a figure without a description",
+    ),
     "picture without alt": (source(12, "![](x.png)"), "an embedded picture without a description"),
-    "HTML picture without alt": (source(12, '<img src="x.png" alt="">'), "an embedded picture without a description"),
-    "a cell was not executed": (lambda nb: nb.cells[7].update(execution_count=None), "cell 8 (code): this cell was not executed"),
-    "cells ran in another order": (lambda nb: nb.cells[7].update(execution_count=9), "was executed as number 9"),
-    "cells ran from another start": (lambda nb: nb.cells[1].update(execution_count=2), "it is number 1"),
+    "HTML picture without alt": (
+        source(12, '<img src="x.png" alt="">'),
+        "an embedded picture without a description",
+    ),
+    "a cell was not executed": (
+        lambda nb: nb.cells[7].update(execution_count=None),
+        "cell 8 (code): this cell was not executed",
+    ),
+    "cells ran in another order": (
+        lambda nb: nb.cells[7].update(execution_count=9),
+        "was executed as number 9",
+    ),
+    "cells ran from another start": (
+        lambda nb: nb.cells[1].update(execution_count=2),
+        "it is number 1",
+    ),
 }
 
 
@@ -146,12 +210,15 @@ def test_rule_catches(case):
 
 @pytest.mark.parametrize("name", ["9_example", "90-example", "90_Example", "example"])
 def test_rule_catches_a_name(name):
-    assert any("a notebook is named NN_slug" in line for line in lint.problems(lint.example(name), name))
+    assert any(
+        "a notebook is named NN_slug" in line for line in lint.problems(lint.example(name), name)
+    )
 
 
 def test_rule_catches_a_large_file():
     assert lint.problems(lint.example(), "90_example", size=700_000) == [
-        "90_example.ipynb: 700 KB, 700 allowed. Draw fewer or smaller figures (110 dpi), print less."
+        "90_example.ipynb: 700 KB, 700 allowed. Draw fewer or smaller figures (110 dpi), "
+        "print less."
     ]
     assert lint.problems(lint.example(), "90_example", size=699_999) == []
 
@@ -172,7 +239,11 @@ def test_rule_catches_a_large_file():
 def test_rule_catches_a_changed_pair(old, new, message):
     text = lint.EXAMPLE.replace("NAME", "90_example")
     assert old in text
-    found = lint.problems(lint.example(), "90_example", source=jupytext.reads(text.replace(old, new, 1), fmt="py:percent"))
+    found = lint.problems(
+        lint.example(),
+        "90_example",
+        source=jupytext.reads(text.replace(old, new, 1), fmt="py:percent"),
+    )
     if message is None and new.endswith(" "):
         message = "cell 7: the source differs"  # even a blank: what was executed is what is shown
     assert any(message in line for line in found), found
@@ -191,7 +262,8 @@ def test_rule_catches_a_missing_half(tmp_path):
 def test_words_count_running_text_only():
     text = (
         "Four words of text.\n\n| a | table |\n| --- | --- |\n\n$$x = y + z$$\n\n"
-        "```python\ncode is not text\n```\n\nand `code` or $a + b$ inside - [a link](https://example.org/a/b)"
+        "```python\ncode is not text\n```\n\nand `code` or $a + b$ inside - [a "
+        "link](https://example.org/a/b)"
     )
     assert lint.words(text) == 4 + 3 + 2
 

@@ -11,7 +11,8 @@ README = (files.ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_verdicts_are_the_ledgers():
     n = claims.tally(claims.ledger())
     line = (
-        f"{sum(n.values())} claims: {n['recomputed']} recomputed, {n['holds']} hold, {n['does not hold']} do not hold, "
+        f"{sum(n.values())} claims: {n['recomputed']} recomputed, {n['holds']} hold, "
+        f"{n['does not hold']} do not hold, "
         f"{n['undecided']} undecided, {n['not attempted']} not attempted."
     )
     assert line in README, f"README.md should say: {line}"

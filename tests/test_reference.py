@@ -1,8 +1,10 @@
 """Outputs of the released code on closed-form weights and inputs, against ours.
 
-    pytest tests/test_reference.py --reference DIR      checks whatever reference files the folder holds
+    pytest tests/test_reference.py --reference DIR      checks whatever reference files the folder
+    holds
 
-Without the option it is tests/reference. A file is recognised by its name; what no test here knows is listed as skipped.
+Without the option it is tests/reference. A file is recognised by its name; what no test here knows
+is listed as skipped.
 """
 
 import json
@@ -20,7 +22,18 @@ from gmmt.schedule import Schedule
 from gmmt.trackers.heads import DepthwiseBAN, xcorr_depthwise
 from gmmt.trackers.siamese import Siamese
 
-KNOWN = ("unet_", "uvit_", "gm_blocks", "embeddings", "lddiffuse_", "predict_timesteps", "siamban_", "tbsi_", "vipt_", "ostrack")
+KNOWN = (
+    "unet_",
+    "uvit_",
+    "gm_blocks",
+    "embeddings",
+    "lddiffuse_",
+    "predict_timesteps",
+    "siamban_",
+    "tbsi_",
+    "vipt_",
+    "ostrack",
+)
 
 
 def agree(x: torch.Tensor, expected: dict, atol: float = 1e-4) -> None:
@@ -28,16 +41,25 @@ def agree(x: torch.Tensor, expected: dict, atol: float = 1e-4) -> None:
     assert list(x.shape) == list(expected["shape"])
     flat = x.detach().double().flatten()
     if "full" in expected:
-        torch.testing.assert_close(flat, torch.tensor(expected["full"], dtype=torch.float64).flatten(), rtol=0, atol=atol)
-    for values, ours in ((expected["first32"], flat[: len(expected["first32"])]), (expected["last8"], flat[-len(expected["last8"]) :])):
-        torch.testing.assert_close(ours, torch.tensor(values, dtype=torch.float64), rtol=0, atol=atol)
+        torch.testing.assert_close(
+            flat, torch.tensor(expected["full"], dtype=torch.float64).flatten(), rtol=0, atol=atol
+        )
+    for values, ours in (
+        (expected["first32"], flat[: len(expected["first32"])]),
+        (expected["last8"], flat[-len(expected["last8"]) :]),
+    ):
+        torch.testing.assert_close(
+            ours, torch.tensor(values, dtype=torch.float64), rtol=0, atol=atol
+        )
     assert cf.checksum(x) == pytest.approx(expected["dot_with_v(3000)"], abs=1e-3)
     assert flat.std(unbiased=False).item() == pytest.approx(expected["std"], abs=2e-3)
 
 
 @pytest.fixture
 def file(reference):
-    """A function name -> content of a reference file, or a skip where the folder has none of that name."""
+    """A function name -> content of a reference file, or a skip where the folder has none of that
+    name.
+    """
 
     def read(name):
         path = reference / f"{name}.json"
@@ -49,19 +71,34 @@ def file(reference):
 
 
 def test_every_file_is_known(reference):
-    unknown = [p.stem for p in sorted(reference.glob("*.json")) if not p.stem.startswith(tuple(KNOWN))]
+    unknown = [
+        p.stem for p in sorted(reference.glob("*.json")) if not p.stem.startswith(tuple(KNOWN))
+    ]
     if unknown:
-        pytest.skip(f"no test here reads {', '.join(unknown)}: other parts of the project do, or will")
+        pytest.skip(
+            f"no test here reads {', '.join(unknown)}: other parts of the project do, or will"
+        )
 
 
-# --- networks --------------------------------------------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------
 
 
 def unet(ctor: dict, multiple: int) -> UNet:
     sizes = [ctor["image_size"] // 2**level for level in range(3)]
     attention = tuple(level for level, size in enumerate(sizes) if size in ctor["attn_res"])
-    options = {"groups": ctor["norm_groups"], "multipliers": tuple(ctor["channel_mults"]), "attention_levels": attention}
-    return UNet(ctor["in_channel"], 3 * ctor["res_blocks"], multiple - 1, ctor["inner_channel"], form="released", **options)
+    options = {
+        "groups": ctor["norm_groups"],
+        "multipliers": tuple(ctor["channel_mults"]),
+        "attention_levels": attention,
+    }
+    return UNet(
+        ctor["in_channel"],
+        3 * ctor["res_blocks"],
+        multiple - 1,
+        ctor["inner_channel"],
+        form="released",
+        **options,
+    )
 
 
 @pytest.mark.parametrize("name", ["unet_tiny_x3", "unet_small_x3", "unet_small_x4"])
@@ -76,12 +113,22 @@ def test_unet(file, name, dtype, atol):
     x, f_rgb = cf.given((batch, multiple * c, size, size), 10), cf.given((batch, c, size, size), 11)
     parts = [p.to(dtype) for p in x.chunk(multiple, dim=1)]
     with torch.no_grad():
-        out = network.to(dtype).eval()(parts[0], torch.linspace(0.1, 0.9, batch), *parts[1:], residual=f_rgb.to(dtype))
+        out = network.to(dtype).eval()(
+            parts[0], torch.linspace(0.1, 0.9, batch), *parts[1:], residual=f_rgb.to(dtype)
+        )
     agree(out, d[f"output_{str(dtype).removeprefix('torch.')}"], atol)
 
 
 def uvit(ctor: dict) -> UViT:
-    return UViT(ctor["in_chans"], ctor["depth"] // 2, 2, ctor["embed_dim"], ctor["num_heads"], ctor["patch_size"], form="released")
+    return UViT(
+        ctor["in_chans"],
+        ctor["depth"] // 2,
+        2,
+        ctor["embed_dim"],
+        ctor["num_heads"],
+        ctor["patch_size"],
+        form="released",
+    )
 
 
 @pytest.mark.parametrize("name", ["uvit_tiny", "uvit_small"])
@@ -91,13 +138,21 @@ def test_uvit(file, name):
     network = uvit(d["ctor"])
     load_released(network, cf.state(d["order"]))
     assert sum(p.numel() for p in network.parameters()) == d["params"]
-    parts, f_rgb = cf.given((2, 3 * c, size, size), 20).chunk(3, dim=1), cf.given((2, c, size, size), 21)
+    parts, f_rgb = (
+        cf.given((2, 3 * c, size, size), 20).chunk(3, dim=1),
+        cf.given((2, c, size, size), 21),
+    )
     for mode in ("output_eval", "output_train_mode"):
         with torch.no_grad():
-            out = network.train("train" in mode)(parts[0], torch.linspace(0.1, 0.9, 2), *parts[1:], residual=f_rgb)
+            out = network.train("train" in mode)(
+                parts[0], torch.linspace(0.1, 0.9, 2), *parts[1:], residual=f_rgb
+            )
         agree(out, d[mode])
     for statistic in ("running_mean", "running_var"):
-        agree(getattr(network.norm_out, statistic), d["norm2_after_one_train_forward"][f"norm2.{statistic}"])
+        agree(
+            getattr(network.norm_out, statistic),
+            d["norm2_after_one_train_forward"][f"norm2.{statistic}"],
+        )
 
 
 def test_blocks(file):
@@ -111,12 +166,17 @@ def test_blocks(file):
         "UNet.SelfAttention(16,norm_groups=4)": (SelfAttention(16, 4), (x,)),
         "UNet.Downsample(16)": (Resize(16, stride=2), (x,)),
         "UNet.Upsample(16,new_res=11)": (Resize(16, stride=1), (x, (11, 11))),
-        "UViT.Block(24,4,skip=True)": (TransformerBlock(24, 4, skip=True), (tokens, cf.given((2, 10, 24), 3))),
+        "UViT.Block(24,4,skip=True)": (
+            TransformerBlock(24, 4, skip=True),
+            (tokens, cf.given((2, 10, 24), 3)),
+        ),
         "UViT.Block(24,4)": (TransformerBlock(24, 4), (tokens,)),
     }
     for name, (module, inputs) in cases.items():
         state = cf.state(d[name]["order"])
-        module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)))  # the order is the same on both sides
+        module.load_state_dict(
+            dict(zip(module.state_dict(), state.values(), strict=True))
+        )  # the order is the same on both sides
         with torch.no_grad():
             agree(module.eval()(*inputs), d[name]["output"])
 
@@ -129,7 +189,12 @@ def test_embeddings(file):
         ("UViT.timestep_embedding(dim=16)", 16, True),
         ("UViT.timestep_embedding(dim=17)", 17, True),
     ):
-        torch.testing.assert_close(sinusoidal(level, dim, torch.zeros(1), cosine_first), torch.tensor(d[name]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            sinusoidal(level, dim, torch.zeros(1), cosine_first),
+            torch.tensor(d[name]),
+            rtol=0,
+            atol=1e-6,
+        )
 
 
 FULL = {
@@ -165,7 +230,7 @@ def test_a_wrong_state_is_refused_by_name():
         rename("sideways.0.weight", "unet")
 
 
-# --- schedule, training losses, sampling -----------------------------------------------------------------------------------------------
+# --- schedule, training losses, sampling ----------------------------------------------------------
 
 
 def test_schedule_buffers(file):
@@ -192,7 +257,11 @@ def test_schedule_buffers(file):
         for name, expected in buffers.items():
             at = expected.get("at") or dict(enumerate(expected["values"]))
             for t, value in at.items():
-                assert ours[name][int(t)].item() == pytest.approx(value, rel=1e-6, abs=1e-12), (T, name, t)
+                assert ours[name][int(t)].item() == pytest.approx(value, rel=1e-6, abs=1e-12), (
+                    T,
+                    name,
+                    t,
+                )
 
 
 def test_time_grids(file):
@@ -253,18 +322,25 @@ def test_elementary_steps(file):
         if not name.startswith("elementary"):
             continue
         t = int(name.rpartition("=")[2])
-        agree(s.predict_noise(x_t, t, x_0), case["eps"], atol=1e-3 if t == 0 else 1e-4)  # values up to 467 at t = 0
+        agree(
+            s.predict_noise(x_t, t, x_0), case["eps"], atol=1e-3 if t == 0 else 1e-4
+        )  # values up to 467 at t = 0
         agree(s.q_sample(x_0, t, cf.noise((1, 2, 3, 3), 9)), case["qsample"][0])
         for key, expected in case.items():
             t_next = int(key.removeprefix("p_sample->")) if key.startswith("p_sample->") else None
             if t_next == -1:
-                agree(x_t, expected)  # the released step hands x_t through, and its caller has put x_0 there; ours returns x_0
+                agree(
+                    x_t,
+                    expected,
+                    # the released step hands x_t through, and its caller has put x_0 there; ours
+                    # returns x_0
+                )
                 torch.testing.assert_close(s.ddim_step(x_t, x_0, t, -1), x_0)
             elif t_next is not None:
                 agree(s.ddim_step(x_t, x_0, t, t_next, 1.0, cf.noise((1, 2, 3, 3), 0)), expected)
 
 
-# --- SiamBAN ---------------------------------------------------------------------------------------------------------------------------
+# --- SiamBAN --------------------------------------------------------------------------------------
 
 
 def test_siamban_head(file):
@@ -284,7 +360,9 @@ def test_siamban_correlation(file):
 
 def test_siamban_keys_for_one_modality(file):
     keys = file("siamban_r50_layer3only_keys")["keys"]
-    renamed = {k.replace("neck.downsample.downsample.", "neck."): shape for k, shape in keys.items()}
+    renamed = {
+        k.replace("neck.downsample.downsample.", "neck."): shape for k, shape in keys.items()
+    }
     with torch.device("meta"):
         tracker = Siamese("resnet50", 256, 256, 127, 255)
     ours = {}

@@ -29,7 +29,10 @@ def test_a_bootstrap_interval_is_that_of_the_normal_approximation_for_many_seque
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    draws = [results.estimate(scores(rng.beta(4, 2, size=60)), "SR", resamples=500, seed=i) for i in range(300)]
+    draws = [
+        results.estimate(scores(rng.beta(4, 2, size=60)), "SR", resamples=500, seed=i)
+        for i in range(300)
+    ]
     covered = np.mean([e.low <= 100 * 4 / 6 <= e.high for e in draws])
     assert 0.90 < covered < 0.99
 
@@ -55,14 +58,21 @@ def test_a_paired_difference_is_tighter_than_its_parts_and_needs_the_same_sequen
 
 def test_the_same_seed_gives_the_same_interval():
     s = scores(np.random.default_rng(0).random(50))
-    assert results.estimate(s, "SR", seed=1) == results.estimate(s, "SR", seed=1) != results.estimate(s, "SR", seed=2)
+    assert (
+        results.estimate(s, "SR", seed=1)
+        == results.estimate(s, "SR", seed=1)
+        != results.estimate(s, "SR", seed=2)
+    )
 
 
-# --- published and stored numbers ----------------------------------------------------------------------------------------------------
+# --- published and stored numbers -----------------------------------------------------------------
 
 
 def test_published_numbers_are_those_of_the_shared_list(shared):
-    assert files.resource("published_results.csv").read_text() == (shared / "paper" / "published_results.csv").read_text()
+    assert (
+        files.resource("published_results.csv").read_text()
+        == (shared / "paper" / "published_results.csv").read_text()
+    )
 
 
 def test_published_numbers_are_all_there_and_unambiguous():
@@ -110,7 +120,9 @@ def test_published_tables_come_back():
 
     def percent(archive, *metrics, divisor=None):
         s = results.stored_scores(archive)
-        return [f"{100 * (s.values[m].sum() / divisor if divisor else s.mean(m)):.1f}" for m in metrics]
+        return [
+            f"{100 * (s.values[m].sum() / divisor if divisor else s.mean(m)):.1f}" for m in metrics
+        ]
 
     assert percent("gmmt_gtot", "PR", "SR") == ["93.6", "78.5"]
     assert percent("gmmt_rgbt234", "PR", "SR") == ["88.3", "65.0"]
@@ -134,7 +146,7 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# --- the ledger ----------------------------------------------------------------------------------------------------------------------
+# --- the ledger -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,7 +175,14 @@ def test_the_ledger_is_long_enough_and_computed_not_typed():
     assert len(listed) >= 25
     assert len({c["id"] for c in listed}) == len(listed)
     assert not any("verdict" in c for c in listed)
-    assert {c["source"].split(";")[0].split(",")[0] for c in listed} >= {"Table 1", "Table 2", "Table 3", "bold text", "Fig. 5", "abstract"}
+    assert {c["source"].split(";")[0].split(",")[0] for c in listed} >= {
+        "Table 1",
+        "Table 2",
+        "Table 3",
+        "bold text",
+        "Fig. 5",
+        "abstract",
+    }
     table = claims.ledger()
     assert set(table["verdict"]) <= set(claims.VERDICTS)
     assert list(table["verdict"] == "not attempted") == ["needs" in claim for claim in listed]
@@ -203,12 +222,18 @@ def test_a_verdict_follows_the_published_table(own_copy):
     assert verdict(claim) == "does not hold"
     path = own_copy / "resources" / "published_results.csv"
     path.write_text(
-        path.read_text().replace("paper Table 1,RGBT234,ViPT*+GMMT,,ALL,SR,61.5", "paper Table 1,RGBT234,ViPT*+GMMT,,ALL,SR,61.8")
+        path.read_text().replace(
+            "paper Table 1,RGBT234,ViPT*+GMMT,,ALL,SR,61.5",
+            "paper Table 1,RGBT234,ViPT*+GMMT,,ALL,SR,61.8",
+        )
     )
     assert verdict(claim) == "holds"
 
 
 def test_claims_name_cells_that_exist():
     for claim in json.loads(files.resource("claims.json").read_text()):
-        for reference in [*claim.get("cells", []), *(c for check in claim.get("checks", []) for c in (check[0], check[2]))]:
+        for reference in [
+            *claim.get("cells", []),
+            *(c for check in claim.get("checks", []) for c in (check[0], check[2])),
+        ]:
             assert float(claims.cell(reference)) >= 0

@@ -24,7 +24,11 @@ PREDICTION = {"x_0": "sample", "noise": "epsilon", "v": "v_prediction"}
 def x_0_hat(s, target, x_t, t):
     """x_0 from a stand-in network, tanh, that predicts `target`."""
     out = torch.tanh(x_t)
-    return {"x_0": lambda: out, "noise": lambda: s.predict_x_0(x_t, t, out), "v": lambda: s.x_0_from_v(x_t, t, out)}[target]()
+    return {
+        "x_0": lambda: out,
+        "noise": lambda: s.predict_x_0(x_t, t, out),
+        "v": lambda: s.x_0_from_v(x_t, t, out),
+    }[target]()
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
@@ -35,8 +39,13 @@ def test_sampling_equals_diffusers(kind, steps, eta, target):
     from diffusers import DDIMScheduler
 
     s = getattr(Schedule, kind)(1000)
-    theirs = DDIMScheduler(clip_sample=False, prediction_type=PREDICTION[target], timestep_spacing="trailing")
-    theirs.alphas_cumprod, theirs.final_alpha_cumprod = s.alpha_bar.clone(), torch.tensor(1.0, dtype=torch.float64)
+    theirs = DDIMScheduler(
+        clip_sample=False, prediction_type=PREDICTION[target], timestep_spacing="trailing"
+    )
+    theirs.alphas_cumprod, theirs.final_alpha_cumprod = (
+        s.alpha_bar.clone(),
+        torch.tensor(1.0, dtype=torch.float64),
+    )
     theirs.set_timesteps(steps)
     assert theirs.timesteps.tolist() == s.grid(steps)
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +53,9 @@ def test_sampling_equals_diffusers(kind, steps, eta, target):
     for t, t_next in zip(s.grid(steps), [*s.grid(steps)[1:], -1], strict=True):
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         x = s.ddim_step(x, x_0_hat(s, target, x, t), t, t_next, eta, noise)
-        y = theirs.step(torch.tanh(y), t, y, eta=eta, variance_noise=noise if eta else None).prev_sample
+        y = theirs.step(
+            torch.tanh(y), t, y, eta=eta, variance_noise=noise if eta else None
+        ).prev_sample
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
 
 
@@ -55,19 +66,33 @@ def test_ancestral_steps_and_the_posterior_equal_diffusers(kind, t, monkeypatch)
     from diffusers.schedulers import scheduling_ddpm
 
     s = getattr(Schedule, kind)(1000)
-    theirs = DDPMScheduler(clip_sample=False, prediction_type="epsilon", variance_type="fixed_small")
-    theirs.betas, theirs.alphas, theirs.alphas_cumprod = s.beta.clone(), s.alpha.clone(), s.alpha_bar.clone()
-    x, noise = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    theirs = DDPMScheduler(
+        clip_sample=False, prediction_type="epsilon", variance_type="fixed_small"
+    )
+    theirs.betas, theirs.alphas, theirs.alphas_cumprod = (
+        s.beta.clone(),
+        s.alpha.clone(),
+        s.alpha_bar.clone(),
+    )
+    x, noise = torch.randn(
+        2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *args, **kwargs: noise)
     expected = theirs.step(torch.tanh(x), t, x).prev_sample
     x_0 = s.predict_x_0(x, t, torch.tanh(x))
     on_x_0, on_x_t, variance = s.posterior(t)
-    torch.testing.assert_close(on_x_0 * x_0 + on_x_t * x + variance**0.5 * noise, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(s.ddim_step(x, x_0, t, t - 1, 1.0, noise), expected, rtol=1e-6, atol=1e-6)  # eta = 1, adjacent steps
+    torch.testing.assert_close(
+        on_x_0 * x_0 + on_x_t * x + variance**0.5 * noise, expected, rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        s.ddim_step(x, x_0, t, t - 1, 1.0, noise), expected, rtol=1e-6, atol=1e-6
+    )  # eta = 1, adjacent steps
 
 
 def test_eq_3_as_printed_differs_from_the_posterior():
-    """Finding 4: the whole coefficient of x_t, with U's noise in x_0's place, is 0.995 in DDPM and 0.699 in Eq. (3), at t = 500."""
+    """Finding 4: the whole coefficient of x_t, with U's noise in x_0's place, is 0.995 in DDPM and
+    0.699 in Eq. (3), at t = 500.
+    """
     s = Schedule.cosine()
     whole = {}
     for name, posterior in (("ddpm", s.posterior(500)), ("printed", s.posterior_as_printed(500))):
@@ -83,14 +108,20 @@ def test_eq_3_as_printed_differs_from_the_posterior():
 def test_weights_on_x_0_are_what_the_errors_say():
     """The squared error of each target, divided by that of x_0, by definition."""
     s = Schedule.cosine()
-    x_0, guess, noise = torch.randn(3, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_0, guess, noise = torch.randn(
+        3, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     for t in (0, 400, 998):
         x_t = s.q_sample(x_0, t, noise)
         error = (guess - x_0).square().mean()
         derived = s.predict_noise(x_t, t, guess)
-        assert ((derived - noise).square().mean() / error).item() == pytest.approx(s.weight_on_x_0("noise")[t].item(), rel=1e-6)
+        assert ((derived - noise).square().mean() / error).item() == pytest.approx(
+            s.weight_on_x_0("noise")[t].item(), rel=1e-6
+        )
         v, v_hat = s.predict_v(x_0, t, noise), s.predict_v(guess, t, derived)
-        assert ((v_hat - v).square().mean() / error).item() == pytest.approx(s.weight_on_x_0("v")[t].item(), rel=1e-6)
+        assert ((v_hat - v).square().mean() / error).item() == pytest.approx(
+            s.weight_on_x_0("v")[t].item(), rel=1e-6
+        )
         torch.testing.assert_close(s.x_0_from_v(x_t, t, v), x_0)
     assert (s.weight_on_x_0("x_0") == 1).all()
     with pytest.raises(ValueError, match="target must be"):
@@ -103,14 +134,18 @@ def test_q_sample_equals_diffusers():
     theirs = DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
     x, z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 500, 999])
-    torch.testing.assert_close(Schedule.linear().q_sample(x, t, z), theirs.add_noise(x, z, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        Schedule.linear().q_sample(x, t, z), theirs.add_noise(x, z, t), rtol=1e-4, atol=1e-5
+    )
 
 
 @settings(max_examples=50, deadline=None)
 @given(t=st.integers(0, 999), seed=st.integers(0, 99), kind=st.sampled_from(["cosine", "linear"]))
 def test_x_0_and_noise_determine_each_other(t, seed, kind):
     s = getattr(Schedule, kind)(1000)
-    x, z = torch.randn(2, 1, 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x, z = torch.randn(
+        2, 1, 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     x_t = s.q_sample(x, t, z)
     torch.testing.assert_close(s.predict_noise(x_t, t, x), z, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(s.predict_x_0(x_t, t, z), x, rtol=1e-6, atol=1e-6)
@@ -129,7 +164,9 @@ def test_unit_variance_stays_unit_variance():
 def test_moments_of_q(t):
     schedule, n = Schedule.cosine(), 400_000
     x_0 = torch.full((n, 1), 3.0, dtype=torch.float64)
-    x_t = schedule.q_sample(x_0, t, torch.randn(n, 1, generator=torch.Generator().manual_seed(t), dtype=torch.float64))
+    x_t = schedule.q_sample(
+        x_0, t, torch.randn(n, 1, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
+    )
     naive = schedule.alpha[: t + 1].prod()  # the definition, a product of what each step keeps
     deviation = (1 - naive).sqrt().item()
     assert abs(x_t.mean().item() - 3 * naive.sqrt().item()) < 4 * deviation / n**0.5
@@ -138,16 +175,25 @@ def test_moments_of_q(t):
 
 def test_without_fresh_noise_a_step_is_deterministic_and_with_it_the_noise_alone_moves_it():
     schedule = Schedule.cosine()
-    x_t, x_hat, a, b = torch.randn(4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_t, x_hat, a, b = torch.randn(
+        4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     plain = schedule.ddim_step(x_t, x_hat, 999, 499)
     assert torch.equal(plain, schedule.ddim_step(x_t, x_hat, 999, 499, 0.0, a))
-    assert not torch.equal(schedule.ddim_step(x_t, x_hat, 999, 499, 1.0, a), schedule.ddim_step(x_t, x_hat, 999, 499, 1.0, b))
+    assert not torch.equal(
+        schedule.ddim_step(x_t, x_hat, 999, 499, 1.0, a),
+        schedule.ddim_step(x_t, x_hat, 999, 499, 1.0, b),
+    )
 
 
 def test_a_step_from_the_truth_lands_on_the_same_path():
-    """With the true x_0, DDIM's step gives q_sample with the same noise at the next level; at -1 it gives x_0."""
+    """With the true x_0, DDIM's step gives q_sample with the same noise at the next level; at -1 it
+    gives x_0.
+    """
     s = Schedule.cosine()
-    x, z = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, z = torch.randn(
+        2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     x_t = s.q_sample(x, 800, z)
     torch.testing.assert_close(s.ddim_step(x_t, x, 800, 300), s.q_sample(x, 300, z))
     torch.testing.assert_close(s.ddim_step(x_t, x, 800, -1), x)
@@ -160,7 +206,9 @@ def test_each_item_may_have_its_own_step_and_dtype_is_kept():
     together = s.q_sample(x, t, z)
     assert together.dtype == torch.float32
     for i in range(3):
-        torch.testing.assert_close(together[i], s.q_sample(x[i : i + 1], int(t[i]), z[i : i + 1])[0])
+        torch.testing.assert_close(
+            together[i], s.q_sample(x[i : i + 1], int(t[i]), z[i : i + 1])[0]
+        )
 
 
 def test_bad_arguments_are_refused():

@@ -33,10 +33,19 @@ def test_correlation_equals_a_loop():
         for c in range(3):
             for i in range(5):
                 for j in range(5):
-                    assert out[b, c, i, j] == pytest.approx((x[b, c, i : i + 2, j : j + 3] * k[b, c]).sum().item(), abs=1e-5)
+                    assert out[b, c, i, j] == pytest.approx(
+                        (x[b, c, i : i + 2, j : j + 3] * k[b, c]).sum().item(), abs=1e-5
+                    )
 
 
-@given(st.integers(2, 15), st.integers(1, 16), st.floats(-20, 20), st.floats(-20, 20), st.floats(2, 40), st.floats(2, 40))
+@given(
+    st.integers(2, 15),
+    st.integers(1, 16),
+    st.floats(-20, 20),
+    st.floats(-20, 20),
+    st.floats(2, 40),
+    st.floats(2, 40),
+)
 def test_decoding_the_true_distances_gives_the_box(size, stride, cx, cy, w, h):
     box = torch.tensor([[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]], dtype=torch.float64)
     p = heads.points(size, stride).double()
@@ -62,7 +71,11 @@ def test_the_loss_is_least_for_the_right_answer_and_counts_each_image_alike():
     boxes = torch.tensor([[-8.0, -8, 8, 8], [-4.0, -10, 12, 6], [float("nan")] * 4])
     positive, negative = heads.labels(boxes, 11, 4)
     p = heads.points(11, 4)
-    distance = torch.cat([p - boxes[:, :2, None, None], boxes[:, 2:, None, None] - p], 1).nan_to_num(1).clamp(min=1e-3)
+    distance = (
+        torch.cat([p - boxes[:, :2, None, None], boxes[:, 2:, None, None] - p], 1)
+        .nan_to_num(1)
+        .clamp(min=1e-3)
+    )
     right = torch.stack([10 * negative, 10 * positive], 1).float()
     terms = heads.track_loss(right, (distance / 4).log(), boxes, 4)
     assert terms["cls"] < 1e-3
@@ -70,7 +83,12 @@ def test_the_loss_is_least_for_the_right_answer_and_counts_each_image_alike():
     wrong = heads.track_loss(-right, (distance / 4).log() + 0.5, boxes, 4)
     assert wrong["cls"] > 5
     assert wrong["loc"] > 0.2
-    alone = [heads.track_loss(right[i : i + 1], (distance[i : i + 1] / 4).log() + 0.3, boxes[i : i + 1], 4) for i in range(3)]
+    alone = [
+        heads.track_loss(
+            right[i : i + 1], (distance[i : i + 1] / 4).log() + 0.3, boxes[i : i + 1], 4
+        )
+        for i in range(3)
+    ]
     together = heads.track_loss(right, (distance / 4).log() + 0.3, boxes, 4)
     for name in ("cls", "loc"):
         assert together[name] == pytest.approx(sum(a[name].item() for a in alone) / 3, abs=1e-6)
@@ -87,7 +105,9 @@ def test_a_crop_keeps_pixels_where_they_were():
 
 
 class Oracle(Siamese):
-    """A tracker that knows the answer: it marks where a bright spot is in its patch, and gives the true size."""
+    """A tracker that knows the answer: it marks where a bright spot is in its patch, and gives the
+    true size.
+    """
 
     def search(self, template, crops, mode, steps=1, draws=None):
         flat = crops[:, 3].flatten(1)
@@ -97,7 +117,9 @@ class Oracle(Siamese):
         p = heads.points(11, 4)
         far = (p - xy[:, :, None, None]).square().sum(1)
         half = 8.0  # a square target is 16 pixels wide in a template patch of 32
-        distance = torch.cat([p - xy[:, :, None, None] + half, xy[:, :, None, None] + half - p], 1).clamp(min=1e-3)
+        distance = torch.cat(
+            [p - xy[:, :, None, None] + half, xy[:, :, None, None] + half - p], 1
+        ).clamp(min=1e-3)
         return torch.stack([far, -far], 1), (distance / 4).log()
 
 
@@ -109,7 +131,9 @@ def spot_video(name, path, n=128):
         image[3] = 200 * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / 8)
         return image
 
-    return synthetic.Sequence(name, np.concatenate([path - 8, np.full((len(path), 2), 16.0)], 1), frame, {})
+    return synthetic.Sequence(
+        name, np.concatenate([path - 8, np.full((len(path), 2), 16.0)], 1), frame, {}
+    )
 
 
 def test_tracking_follows_a_spot_and_lock_step_changes_nothing():
@@ -143,11 +167,20 @@ def test_the_search_step_prefers_the_middle_and_steady_sizes():
     cls[0, 1, 5, 5] = cls[0, 1, 0, 0] = 3.0  # two equal candidates
     loc = torch.full((1, 4, 11, 11), 2.0).log()  # 16 pixels wide
     center, wh = torch.tensor([[60.0, 60.0]]), torch.tensor([[16.0, 16.0]])
-    new, size = tracking.step(*tracker.decode(cls, loc), center, wh, tracker, tracking.Search(), (128, 128))
+    new, size = tracking.step(
+        *tracker.decode(cls, loc), center, wh, tracker, tracking.Search(), (128, 128)
+    )
     torch.testing.assert_close(new, center)
     torch.testing.assert_close(size, wh)
     loc[:, :, 5, 5] = torch.tensor(6.0).log()
-    new, size = tracking.step(*tracker.decode(cls, loc), center, wh, tracker, tracking.Search(window=0.0, penalty=2.0), (128, 128))
+    new, size = tracking.step(
+        *tracker.decode(cls, loc),
+        center,
+        wh,
+        tracker,
+        tracking.Search(window=0.0, penalty=2.0),
+        (128, 128),
+    )
     assert (new < 50).all()  # the other candidate, whose size is the old one
     torch.testing.assert_close(size, wh)
 
@@ -156,10 +189,18 @@ def test_constant_and_random_trackers_score_where_they_should():
     videos = synthetic.benchmark("val", 20, 48)
     rng = np.random.default_rng(0)
     perfect = {v.name: v.boxes for v in videos}
-    random = {v.name: np.concatenate([rng.uniform(0, 110, (48, 2)), np.full((48, 2), 18.0)], 1) for v in videos}
+    random = {
+        v.name: np.concatenate([rng.uniform(0, 110, (48, 2)), np.full((48, 2), 18.0)], 1)
+        for v in videos
+    }
     constant = {v.name: np.tile(v.boxes[:1], (48, 1)) for v in videos}
-    sr = {name: tracking.evaluate(b, videos)[0].mean("SR") for name, b in (("p", perfect), ("r", random), ("c", constant))}
-    assert 20 / 21 - 1e-9 <= sr["p"] <= 1  # overlap 1 passes every threshold but 1 itself, up to the last digit
+    sr = {
+        name: tracking.evaluate(b, videos)[0].mean("SR")
+        for name, b in (("p", perfect), ("r", random), ("c", constant))
+    }
+    assert (
+        20 / 21 - 1e-9 <= sr["p"] <= 1
+    )  # overlap 1 passes every threshold but 1 itself, up to the last digit
     assert sr["r"] < 0.08
     assert sr["r"] < sr["c"] < 0.45
 
@@ -190,6 +231,9 @@ def test_draws_are_shared_out():
     whole = Draws(5).noise(torch.Size([8, 2]))
     parts = [Draws(5, rank, 4).noise(torch.Size([2, 2])) for rank in range(4)]
     assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(torch.cat([random_steps(1000, 2, Draws(5, rank, 4)) for rank in range(4)]), random_steps(1000, 8, Draws(5)))
+    assert torch.equal(
+        torch.cat([random_steps(1000, 2, Draws(5, rank, 4)) for rank in range(4)]),
+        random_steps(1000, 8, Draws(5)),
+    )
     same = Draws(5, same=True).noise(torch.Size([3, 2]))
     assert torch.equal(same[0], same[2])

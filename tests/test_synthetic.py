@@ -1,4 +1,6 @@
-"""The miniature benchmark: fixed, disjoint splits, boxes that fit what is drawn, attributes that do what they say."""
+"""The miniature benchmark: fixed, disjoint splits, boxes that fit what is drawn, attributes that do
+what they say.
+"""
 
 import numpy as np
 import pytest
@@ -50,17 +52,30 @@ def contrast(s, i, channels):
     """Difference of the target's middle from a frame around it, in units of 1."""
     image = s.frame(i)[channels].astype(float) / 255
     x, y, w, h = s.boxes[i]
-    inside = image[:, int(y + h * 0.25) : int(y + h * 0.75) + 1, int(x + w * 0.25) : int(x + w * 0.75) + 1].mean((1, 2))
-    outside = image[:, max(0, int(y - h / 2)) : int(y + 1.5 * h), max(0, int(x - w / 2)) : int(x + 1.5 * w)].mean((1, 2))
+    inside = image[
+        :, int(y + h * 0.25) : int(y + h * 0.75) + 1, int(x + w * 0.25) : int(x + w * 0.75) + 1
+    ].mean((1, 2))
+    outside = image[
+        :, max(0, int(y - h / 2)) : int(y + 1.5 * h), max(0, int(x - w / 2)) : int(x + 1.5 * w)
+    ].mean((1, 2))
     return np.abs(inside - outside).max()
 
 
-@pytest.mark.parametrize(("name", "channels"), [("LI", slice(0, 3)), ("TC", slice(3, 4)), ("CA", slice(0, 3))])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("LI", slice(0, 3)), ("TC", slice(3, 4)), ("CA", slice(0, 3))]
+)
 def test_an_attribute_hides_the_target_from_its_modality(name, channels):
     hidden, seen = [], []
     for s in syn.benchmark("val", 120):
         acts = s.attributes[name]
-        others = np.any([v for k, v in s.attributes.items() if k in ("LI", "TC", "CA", "SN", "PO", "TO", "HI") and k != name], axis=0)
+        others = np.any(
+            [
+                v
+                for k, v in s.attributes.items()
+                if k in ("LI", "TC", "CA", "SN", "PO", "TO", "HI") and k != name
+            ],
+            axis=0,
+        )
         if (acts & ~others).any() and (~acts & ~others).any():
             hidden.append(contrast(s, int(np.flatnonzero(acts & ~others)[0]), channels))
             seen.append(contrast(s, int(np.flatnonzero(~acts & ~others)[0]), channels))
@@ -75,7 +90,10 @@ def test_motion_is_the_real_one_up_to_scale():
     center = real[:, :2] + real[:, 2:] / 2
     steps = np.diff(path[:, :2], axis=0)
     matches = [
-        np.abs(np.diff(center[i : i + 20], axis=0) / np.sqrt(real[i : i + 20, 2:].prod(1).mean()) - steps).max()
+        np.abs(
+            np.diff(center[i : i + 20], axis=0) / np.sqrt(real[i : i + 20, 2:].prod(1).mean())
+            - steps
+        ).max()
         for i in range(len(real) - 20)
     ]
     assert min(matches) < 1e-9

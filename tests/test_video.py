@@ -51,7 +51,9 @@ def test_what_does_not_fit_is_refused_with_what_was_expected(folder, tmp_path):
         with pytest.raises(kind, match=match):
             read_video(folder, **options)[0].frame(0)
 
-    with pytest.raises(SettingError, match="there is no such folder; expected one with a folder of RGB"):
+    with pytest.raises(
+        SettingError, match="there is no such folder; expected one with a folder of RGB"
+    ):
         read_video(tmp_path / "nowhere")
     (folder / "init.txt").write_text("1,1,5,5\n" * 5)
     refused("5 boxes for 7 frames; expected them for all, every k-th, or the first")
@@ -72,7 +74,19 @@ def test_train_and_track_from_the_command_line(folder, tmp_path):
     run = CliRunner().invoke(app, ["train", "RGB", *options])
     assert run.exit_code == 0, run.output
     assert "on 8 validation sequences" in run.output
-    run = CliRunner().invoke(app, ["track", "--sequence", str(folder), "--row", "RGB", "--out", str(tmp_path / "out.txt"), *options])
+    run = CliRunner().invoke(
+        app,
+        [
+            "track",
+            "--sequence",
+            str(folder),
+            "--row",
+            "RGB",
+            "--out",
+            str(tmp_path / "out.txt"),
+            *options,
+        ],
+    )
     assert run.exit_code == 0, run.output
     boxes = read_boxes(tmp_path / "out.txt")
     assert boxes.shape == (7, 4)
@@ -104,5 +118,7 @@ def test_real_video_where_it_is_at_hand(shared):
     assert np.flatnonzero(~np.isnan(bus.boxes[:, 0])).tolist() == list(range(0, 101, 10))
     np.testing.assert_allclose(bus.boxes[0] / scale, [585, 94, 66, 83])
     assert bus.frame(100).shape[0] == 4
-    walker, _ = read_video(shared / "data" / "real" / "tno_duine", box=np.array([150.0, 190, 14, 36]), target=None)
+    walker, _ = read_video(
+        shared / "data" / "real" / "tno_duine", box=np.array([150.0, 190, 14, 36]), target=None
+    )
     assert walker.frame(10).shape == (4, 270, 360)  # whatever the files' headers say

@@ -1,1 +1,3 @@
-"""The study: one graph of notebooks, profiles and seeds (Snakefile, batch.py), and what judges its results (seeds.py, claims.py)."""
+"""The study: one graph of notebooks, profiles and seeds (Snakefile, batch.py), and what judges its
+results (seeds.py, claims.py).
+"""

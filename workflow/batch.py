@@ -1,9 +1,11 @@
-"""Notebooks in batch: what the Makefile and the Snakefile call to plan, run, refresh and sum up. Needs the extra `lab`.
+"""Notebooks in batch: what the Makefile and the Snakefile call to plan, run, refresh and sum up.
+Needs the extra `lab`.
 
-python -m workflow.batch reproduce --profile smoke --seeds 0,1 --jobs 2     # make reproduce
-python -m workflow.batch reproduce --goal table --seeds 0,1 --jobs 2        # make table: all rows of the miniature, scored on test
-python -m workflow.batch reproduce --goal choices --jobs 2                  # make choices: the grid on validation
-python -m workflow.batch refresh --jobs 2                                   # make notebooks
+python -m workflow.batch reproduce --profile smoke --seeds 0,1 --jobs 2     # make reproduce python
+-m workflow.batch reproduce --goal table --seeds 0,1 --jobs 2        # make table: all rows of the
+miniature, scored on test python -m workflow.batch reproduce --goal choices --jobs 2
+# make choices: the grid on validation python -m workflow.batch refresh --jobs 2
+# make notebooks
 """
 
 import argparse
@@ -29,7 +31,9 @@ SOURCES = Path("notebooks/src")
 PROGRESS = Path(".snakemake/gmmt-progress.jsonl")
 """What this batch has done: a line with the jobs that have to run, then one for each that ended."""
 STORED = {"2": Path("notebooks/results/miniature"), "6": Path("notebooks/results/miniature_vit")}
-"""Where choices and the scores of finished seeds are kept, for each table in miniature: 2 of the paper, 6 of its supplement."""
+"""Where choices and the scores of finished seeds are kept, for each table in miniature: 2 of the
+paper, 6 of its supplement.
+"""
 OWN_KEYS = {"profile", "seed", "seeds", "goal", "stored", "table"}
 """The Snakefile's own configuration; every other key is a parameter of notebooks."""
 ROWS_OF = {
@@ -38,7 +42,9 @@ ROWS_OF = {
     "08_table_2": ("RGB", "TIR", "Base", "HEAD", "RAW", "CGAN", "DM"),
     "09_transformers": ("OSTrack", "ViPT", "TBSI", "TBSI-DM"),
 }
-"""Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before it runs, several at a time."""
+"""Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before
+it runs, several at a time.
+"""
 STEPS = {
     "train": ("name", "profile", "seed", "folder"),
     "try": ("name", "profile", "index", "folder"),
@@ -84,32 +90,47 @@ def runs_dir() -> Path:
     return Path(os.environ.get("GMMT_RUNS") or "runs")
 
 
-# --- before anything runs ------------------------------------------------------------------------------------------------------------
+# --- before anything runs -------------------------------------------------------------------------
 
 
 def plan(config: dict) -> list[Job]:
-    """Returns the jobs that a configuration asks for; raises SettingError for a profile, seed or parameter that cannot be."""
+    """Returns the jobs that a configuration asks for; raises SettingError for a profile, seed or
+    parameter that cannot be.
+    """
     profile = resolve_profile(str(config.get("profile", "auto")))
     seeds = str(config.get("seeds", config.get("seed", 0))).strip("[]").split(",")
     for seed in seeds:
         if not re.fullmatch(r"\s*\d+\s*", seed):
-            raise SettingError(f"A seed is a whole number, 0 or more (several with commas: 0,1,2), not {seed!r}.")
+            raise SettingError(
+                f"A seed is a whole number, 0 or more (several with commas: 0,1,2), not {seed!r}."
+            )
     overrides = {key: value for key, value in config.items() if key not in OWN_KEYS}
     known = {name: parameters(name) if overrides else {} for name in notebook_names()}
     for key, value in overrides.items():
         kinds = {own[key] for own in known.values() if key in own}
         if not kinds:
             every = sorted({parameter for own in known.values() for parameter in own} - OWN_KEYS)
-            raise SettingError(f"No notebook has a parameter {key!r}. There are: {', '.join(every)}.{did_you_mean(key, every)}")
+            raise SettingError(
+                f"No notebook has a parameter {key!r}. There are: "
+                f"{', '.join(every)}.{did_you_mean(key, every)}"
+            )
         if not any(type(value) in PLAIN_TYPES.get(kind, (type(value),)) for kind in kinds):
-            raise SettingError(f"The parameter {key} is of type {' or '.join(sorted(kinds))}, and {value!r} is not.")
+            raise SettingError(
+                f"The parameter {key} is of type {' or '.join(sorted(kinds))}, and {value!r} "
+                "is not."
+            )
 
     def job(name: str, seed: int) -> Job:
-        # A changed parameter has a folder of its own, runs/steps=3, so that no result is taken for another. A notebook that does not know
-        # the parameter is not changed by it, and stays where it is.
+        # A changed parameter has a folder of its own, runs/steps=3, so that no result is taken for
+        # another. A notebook that does not know the parameter is not changed by it, and stays where
+        # it is.
         own = {key: value for key, value in sorted(overrides.items()) if key in known[name]}
-        variant = re.sub(r"[^\w.,=+-]", "_", ",".join(f"{key}={value}" for key, value in own.items()))
-        return Job(name, profile, seed, (runs_dir() / variant / profile / f"seed{seed}").as_posix(), own)
+        variant = re.sub(
+            r"[^\w.,=+-]", "_", ",".join(f"{key}={value}" for key, value in own.items())
+        )
+        return Job(
+            name, profile, seed, (runs_dir() / variant / profile / f"seed{seed}").as_posix(), own
+        )
 
     return [job(name, seed) for seed in sorted(set(map(int, seeds))) for name in known]
 
@@ -135,7 +156,10 @@ def notebook_names() -> list[str]:
     """Returns the names of all notebooks, in order."""
     names = sorted(path.stem for path in SOURCES.glob("[0-9]*.py"))
     if not names:
-        raise SettingError(f"There are no notebooks: expected {SOURCES}/NN_slug.py below the folder that this is called from.")
+        raise SettingError(
+            f"There are no notebooks: expected {SOURCES}/NN_slug.py below the folder that "
+            "this is called from."
+        )
     return names
 
 
@@ -149,7 +173,9 @@ def parameters(name: str) -> dict[str, str]:
 
 
 def prepare(jobs: list[Job]) -> None:
-    """Brings what the graph looks at up to date: which archives there are, and no status of a run whose files were removed."""
+    """Brings what the graph looks at up to date: which archives there are, and no status of a run
+    whose files were removed.
+    """
     PROGRESS.unlink(missing_ok=True)
     refresh_data_state()
     for job in jobs:
@@ -159,12 +185,16 @@ def prepare(jobs: list[Job]) -> None:
 
 
 def refresh_data_state() -> None:
-    """Fetches what a program may fetch, and writes down what is there: only when that changed, so that notebooks rerun just then."""
+    """Fetches what a program may fetch, and writes down what is there: only when that changed, so
+    that notebooks rerun just then.
+    """
     from gmmt.data import manifest
 
     def is_there(name: str) -> bool:
         try:
-            if entries[name].kind == "images" and not os.environ.get("GMMT_MIRROR"):  # large: only from a folder beside
+            if entries[name].kind == "images" and not os.environ.get(
+                "GMMT_MIRROR"
+            ):  # large: only from a folder beside
                 return (data_dir() / name / manifest.STAMP).is_file()
             return bool(manifest.fetch(name, progress=False))
         except (GmmtError, OSError):
@@ -181,14 +211,15 @@ def refresh_data_state() -> None:
         write_json(runs_dir() / "data.json", state)
 
 
-# --- one notebook --------------------------------------------------------------------------------------------------------------------
+# --- one notebook ---------------------------------------------------------------------------------
 
 
 def this_python():
     """Returns the kernel manager class that starts the very Python that runs this.
 
-    A kernel called python3 is looked up in $JUPYTER_PATH first and, outside virtual environments, in the user's folder next, and may be
-    another Python; here nothing is looked up. A kernel that can encrypt its sockets is asked to, or ipykernel warns at every start.
+    A kernel called python3 is looked up in $JUPYTER_PATH first and, outside virtual environments,
+    in the user's folder next, and may be another Python; here nothing is looked up. A kernel that
+    can encrypt its sockets is asked to, or ipykernel warns at every start.
     """
     import zmq
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
@@ -207,7 +238,9 @@ def this_python():
 
 
 def run_notebook(job: Job, threads: int) -> bool:
-    """Returns whether a notebook ran to its end. What it executed is kept either way, and status/ says how it went."""
+    """Returns whether a notebook ran to its end. What it executed is kept either way, and status/
+    says how it went.
+    """
     import jupytext
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -223,36 +256,61 @@ def run_notebook(job: Job, threads: int) -> bool:
             jupytext.read(SOURCES / f"{job.name}.py"),
             job.executed,
             parameters={"profile": job.profile, "seed": job.seed, **job.overrides},
-            cwd=own_folder,  # what a notebook writes by a relative path at least lands among its own
+            # what a notebook writes by a relative path at least lands among its own
+            cwd=own_folder,
             progress_bar=False,
             kernel_name="python3",
             kernel_manager_class=this_python(),
         )
     except PapermillExecutionError as stop:
-        error, report = f"{stop.ename}: {stop.evalue}", f"{job} failed in cell In [{stop.exec_count}]:\n" + tail("\n".join(stop.traceback))
+        error, report = (
+            f"{stop.ename}: {stop.evalue}",
+            f"{job} failed in cell In [{stop.exec_count}]:\n" + tail("\n".join(stop.traceback)),
+        )
     except Exception as stop:  # a kernel that died, for want of memory for example
         error, report = f"{type(stop).__name__}: {stop}", f"{job} broke off:\n" + tail(str(stop))
         add_banner(job.executed, error)
     seconds = round(time.monotonic() - clock, 1)
     headline = own_folder / "headline.txt"
-    record = {"status": "failed" if error else "ok", "notebook": job.name, "profile": job.profile, "seed": job.seed}
-    record |= {"parameters": job.overrides, "started": started, "seconds": seconds, "threads": threads, "error": last_line(error)}
-    record |= {"headline": headline.read_text(encoding="utf-8").strip() if headline.is_file() else ""}
+    record = {
+        "status": "failed" if error else "ok",
+        "notebook": job.name,
+        "profile": job.profile,
+        "seed": job.seed,
+    }
+    record |= {
+        "parameters": job.overrides,
+        "started": started,
+        "seconds": seconds,
+        "threads": threads,
+        "error": last_line(error),
+    }
+    record |= {
+        "headline": headline.read_text(encoding="utf-8").strip() if headline.is_file() else ""
+    }
     record |= {"commit": git_commit(), "versions": versions()}
     files = [job.executed, *sorted(own_folder.rglob("*"))]
-    record |= {"files": [path.relative_to(job.folder).as_posix() for path in files if path.is_file()]}
+    record |= {
+        "files": [path.relative_to(job.folder).as_posix() for path in files if path.is_file()]
+    }
     write_json(job.failed if error else job.status, record)
-    print(f"{note_end(job, ok=not error)} {'FAILED ' * bool(error)}{job}  {duration(seconds)}  (total {total_time()})", flush=True)
+    print(
+        f"{note_end(job, ok=not error)} {'FAILED ' * bool(error)}{job}  {duration(seconds)}  "
+        f"(total {total_time()})",
+        flush=True,
+    )
     if error:
         print(f"\n{report}\nKept as far as it got, with the error: {job.executed}\n", flush=True)
     return not error
 
 
-# --- rows of the miniature -----------------------------------------------------------------------------------------------------------
+# --- rows of the miniature ------------------------------------------------------------------------
 
 
 def one_thread() -> None:
-    """Holds this process to one thread: with maps of 16 x 16, two processes of one thread do more than one of two."""
+    """Holds this process to one thread: with maps of 16 x 16, two processes of one thread do more
+    than one of two.
+    """
     set_environment(1)
     import torch
 
@@ -269,18 +327,25 @@ def train_row(name: str, profile: str, seed: int, folder: str) -> None:
     row = miniature.train(name, profile, seed, where)
     for split in ("val", "test"):
         miniature.results(row, profile, split, where)
-    write_json(Path(folder, "status", f"train-{name}.json"), {"row": name, "key": row.key, "seconds": round(time.monotonic() - clock, 1)})
+    write_json(
+        Path(folder, "status", f"train-{name}.json"),
+        {"row": name, "key": row.key, "seconds": round(time.monotonic() - clock, 1)},
+    )
     print(f"       train {name}, seed {seed}  {duration(time.monotonic() - clock)}", flush=True)
 
 
 GRID = ((1.0, 1e-3), (0.1, 1e-3), (10.0, 1e-3), (1.0, 5e-4), (1.0, 2e-3))
-"""(lam, rate) that every row is offered, written down before any was tried; Base, ViPT and TBSI, without lam, twice these rates."""
+"""(lam, rate) that every row is offered, written down before any was tried; Base, ViPT and TBSI,
+without lam, twice these rates.
+"""
 GRID_SEED = 1000
 """Seed of the trainings behind the choice; no number in a table comes from them."""
 
 
 def grid(name: str) -> tuple[dict[str, float], ...]:
-    """Returns the plans that a row is offered, {"lam": ..., "rate": ...} each; those of stage 2 stand on the Base that was chosen."""
+    """Returns the plans that a row is offered, {"lam": ..., "rate": ...} each; those of stage 2
+    stand on the Base that was chosen.
+    """
     from gmmt.miniature import ALL_ROWS
 
     row = ALL_ROWS[name]
@@ -289,27 +354,45 @@ def grid(name: str) -> tuple[dict[str, float], ...]:
     if row.mode != "stage2":
         return ()
     alone = row.variant in ("", "TRK")
-    return tuple({"lam": 0.0 if alone else lam, "rate": rate} for lam, rate in GRID if lam == 1 or not alone)
+    return tuple(
+        {"lam": 0.0 if alone else lam, "rate": rate} for lam, rate in GRID if lam == 1 or not alone
+    )
 
 
 def score_rows(name: str, whole, by_attribute: dict) -> list[dict]:
-    """Returns rows for a CSV from one tracker's scores (`metrics.Scores`): each sequence, whole and over the frames of each attribute."""
+    """Returns rows for a CSV from one tracker's scores (`metrics.Scores`): each sequence, whole and
+    over the frames of each attribute.
+    """
     found = []
     for subset, scores in {"ALL": whole, **by_attribute}.items():
         for k, sequence in enumerate(scores.sequences):
             values = {m: float(f"{v[k]:.6g}") for m, v in scores.values.items()}
-            found.append({"row": name, "subset": subset, "sequence": sequence, "frames": int(scores.n_frames[k]), **values})
+            found.append(
+                {
+                    "row": name,
+                    "subset": subset,
+                    "sequence": sequence,
+                    "frames": int(scores.n_frames[k]),
+                    **values,
+                }
+            )
     return found
 
 
-def write_scores(rows: list[dict], path: Path, profile: str, seed: int, videos: list, split: str = "test") -> None:
-    """Writes a seed's scores as CSV. The first line names what they were measured on; nothing in the file depends on when or where."""
+def write_scores(
+    rows: list[dict], path: Path, profile: str, seed: int, videos: list, split: str = "test"
+) -> None:
+    """Writes a seed's scores as CSV. The first line names what they were measured on; nothing in
+    the file depends on when or where.
+    """
     import pandas as pd
 
     from gmmt.data.synthetic import fingerprint
 
     with atomic_write(path) as file:
-        file.write(f"# miniature, profile {profile}, seed {seed}, {split} videos {fingerprint(videos)}\n")
+        file.write(
+            f"# miniature, profile {profile}, seed {seed}, {split} videos {fingerprint(videos)}\n"
+        )
         pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")
 
 
@@ -330,7 +413,9 @@ def try_plan(name: str, profile: str, index: int, folder: str) -> None:
 
 
 def best_base(name: str, folder: str) -> dict:
-    """Returns the plan of a Base with the highest SR on validation, on which all plans of stage 2 are tried."""
+    """Returns the plan of a Base with the highest SR on validation, on which all plans of stage 2
+    are tried.
+    """
 
     def sr(k: int) -> float:
         rows = read_json(Path(folder, "status", f"try-{name}-{k}.json"))["rows"]
@@ -341,7 +426,9 @@ def best_base(name: str, folder: str) -> dict:
 
 
 def rows_of(table: str) -> list[str]:
-    """Returns the names of all rows of a table in miniature: "2", on the Siamese tracker; "6", on trackers with a ViT."""
+    """Returns the names of all rows of a table in miniature: "2", on the Siamese tracker; "6", on
+    trackers with a ViT.
+    """
     from gmmt import miniature
 
     return [name for name in miniature.ALL_ROWS if (name in miniature.ROWS) == (table == "2")]
@@ -364,12 +451,28 @@ def choose(table: str, profile: str, folder: str, stored: str) -> None:
     kept = ("lam", "rate", "row", "sequence", "SR")  # what choosing looks at
     every = [{k: row.get(k) for k in kept} for record in records.values() for row in record["rows"]]
     write_scores(every, Path(stored, "validation.csv"), profile, GRID_SEED, videos, split="val")
-    log = pd.DataFrame(every).groupby(["row", "lam", "rate"], sort=False, dropna=False)["SR"].mean().round(6).reset_index()
+    log = (
+        pd.DataFrame(every)
+        .groupby(["row", "lam", "rate"], sort=False, dropna=False)["SR"]
+        .mean()
+        .round(6)
+        .reset_index()
+    )
     log["chosen"] = log.index.isin(log.groupby("row")["SR"].idxmax())
-    log = log.assign(split="val", videos=synthetic.fingerprint(videos), seed=GRID_SEED, key=[r["key"] for r in records.values()])
+    log = log.assign(
+        split="val",
+        videos=synthetic.fingerprint(videos),
+        seed=GRID_SEED,
+        key=[r["key"] for r in records.values()],
+    )
     with atomic_write(Path(stored, "choices.csv")) as file:
         log.to_csv(file, index=False, lineterminator="\n")
-    note_provenance(Path(stored, "choices.json"), profile, {name: r["key"] for name, r in records.items()}, table)
+    note_provenance(
+        Path(stored, "choices.json"),
+        profile,
+        {name: r["key"] for name, r in records.items()},
+        table,
+    )
 
 
 def store_seed(table: str, profile: str, seed: int, folder: str, stored: str) -> None:
@@ -381,9 +484,17 @@ def store_seed(table: str, profile: str, seed: int, folder: str, stored: str) ->
     for name in rows_of(table):
         row = miniature.train(name, profile, seed, where)
         whole, by_attribute = miniature.scores(row, profile, "test", where)
-        found += score_rows(name, whole, by_attribute if table == "2" else {})  # what no notebook reads is not kept
+        found += score_rows(
+            name, whole, by_attribute if table == "2" else {}
+        )  # what no notebook reads is not kept
         keys[name] = row.key
-    write_scores(found, Path(stored, f"{profile}-seed{seed}.csv"), profile, seed, miniature.sequences(profile, "test"))
+    write_scores(
+        found,
+        Path(stored, f"{profile}-seed{seed}.csv"),
+        profile,
+        seed,
+        miniature.sequences(profile, "test"),
+    )
     note_provenance(Path(stored, f"{profile}-seed{seed}.json"), profile, keys, table)
     print(f"       seed {seed} is stored in {stored}", flush=True)
 
@@ -393,11 +504,15 @@ NOISE_STUDY = (
     *(("DM", steps, 0) for steps in (2, 5, 10)),
     *((name, 1, z) for name in ("CGAN", "NOISE", "DM-random") for z in (None, 0)),
 )
-"""What is tracked on validation without training anew: row, sampling steps s, and the seed of the noise (None: zeros in its place)."""
+"""What is tracked on validation without training anew: row, sampling steps s, and the seed of the
+noise (None: zeros in its place).
+"""
 
 
 def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
-    """Writes what a seed's generators score on validation with other noise, none, and more steps."""
+    """Writes what a seed's generators score on validation with other noise, none, and more
+    steps.
+    """
     one_thread()
     from gmmt import miniature
 
@@ -408,7 +523,9 @@ def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
         own = {"row": name, "steps": steps, "z": "none" if z is None else z}
         found += [own | {k: r[k] for k in ("sequence", "SR")} for r in score_rows(name, whole, {})]
     videos = miniature.sequences(profile, "val")
-    write_scores(found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val")
+    write_scores(
+        found, Path(stored, f"{profile}-noise-seed{seed}.csv"), profile, seed, videos, split="val"
+    )
     print(f"       noise of seed {seed} is stored in {stored}", flush=True)
 
 
@@ -418,14 +535,28 @@ def note_provenance(path: Path, profile: str, keys: dict, table: str) -> None:
 
     from gmmt import miniature
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+    )
     chosen = {name: plan for name, plan in miniature.choices().items() if name in rows_of(table)}
-    record = {"profile": profile, "code": miniature.code_hash(), "configurations": keys, "choices": chosen}
-    write_json(path, record | {"made": now(), "commit": git_commit(), "device": device, "versions": versions()})
+    record = {
+        "profile": profile,
+        "code": miniature.code_hash(),
+        "configurations": keys,
+        "choices": chosen,
+    }
+    write_json(
+        path,
+        record | {"made": now(), "commit": git_commit(), "device": device, "versions": versions()},
+    )
 
 
 def add_banner(path: Path, error: str) -> None:
-    """Puts the error at the head of a kept notebook whose kernel died, since no cell of it holds one."""
+    """Puts the error at the head of a kept notebook whose kernel died, since no cell of it holds
+    one.
+    """
     import nbformat
 
     if path.is_file():
@@ -438,13 +569,19 @@ def set_environment(threads: int, **variables: str) -> None:
     """Sets what kernels inherit from this process."""
     for name in ("GMMT_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait bring a shared machine to a halt
-    os.environ.pop("MPLBACKEND", None)  # a setting of the shell would keep figures out of the notebook
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # threads that spin while they wait bring a shared machine to a halt
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # a setting of the shell would keep figures out of the notebook
     os.environ.update(variables)
 
 
 def stop_with_parent() -> None:
-    """Ends this process when the Snakemake that started it is gone, as its kernel does: no orphan may write into a later run's files."""
+    """Ends this process when the Snakemake that started it is gone, as its kernel does: no orphan
+    may write into a later run's files.
+    """
     parent = os.getppid()
 
     def watch():
@@ -455,35 +592,61 @@ def stop_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-# --- notebooks in place --------------------------------------------------------------------------------------------------------------
+# --- notebooks in place ---------------------------------------------------------------------------
 
 
 def refresh(name: str) -> bool:
-    """Returns whether notebooks/NAME.ipynb could be made anew from its text form, executed as it stands."""
+    """Returns whether notebooks/NAME.ipynb could be made anew from its text form, executed as it
+    stands.
+    """
     import jupytext
     import nbformat
     from jupytext.config import load_jupytext_config
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    source, target, kept = SOURCES / f"{name}.py", SOURCES.parent / f"{name}.ipynb", Path("runs", "failed", f"{name}.ipynb")
+    source, target, kept = (
+        SOURCES / f"{name}.py",
+        SOURCES.parent / f"{name}.ipynb",
+        Path("runs", "failed", f"{name}.ipynb"),
+    )
     nb, clock = jupytext.read(source, config=load_jupytext_config(str(source))), time.monotonic()
     if target.is_file() and target.stat().st_mtime > source.stat().st_mtime + 1:
         stored = nbformat.read(target, as_version=4)
-        if [cell.source.strip() for cell in stored.cells] != [cell.source.strip() for cell in nb.cells]:
-            print(f"{target} is newer than {source} and differs. Keep its text: jupytext --sync {target}; or drop it: touch {source}")
+        if [cell.source.strip() for cell in stored.cells] != [
+            cell.source.strip() for cell in nb.cells
+        ]:
+            print(
+                f"{target} is newer than {source} and differs. Keep its text: jupytext --sync "
+                f"{target}; or drop it: touch {source}"
+            )
             return False
     kept.parent.mkdir(parents=True, exist_ok=True)
-    options = {"resources": {"metadata": {"path": str(kept.parent)}}, "record_timing": False, "coalesce_streams": True}
+    options = {
+        "resources": {"metadata": {"path": str(kept.parent)}},
+        "record_timing": False,
+        "coalesce_streams": True,
+    }
     try:
-        NotebookClient(nb, kernel_name="python3", kernel_manager_class=this_python(), **options).execute()
+        NotebookClient(
+            nb, kernel_name="python3", kernel_manager_class=this_python(), **options
+        ).execute()
     except (CellExecutionError, RuntimeError) as error:
         nbformat.write(nb, kept)
-        print(f"FAILED {name}:\n{tail(str(error))}\nKept as far as it got: {kept}; {target} is as it was.", flush=True)
+        print(
+            f"FAILED {name}:\n{tail(str(error))}\nKept as far as it got: {kept}; {target} is "
+            "as it was.",
+            flush=True,
+        )
         return False
-    # What jupytext itself would store, and nothing that changes from run to run or machine to machine, so that a diff shows what changed.
+    # What jupytext itself would store, and nothing that changes from run to run or machine to
+    # machine, so that a diff shows what changed.
     nb.metadata.get("jupytext", {}).pop("text_representation", None)
-    nb.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    nb.metadata["kernelspec"] = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
     nb.metadata["language_info"].pop("version", None)
     for index, cell in enumerate(nb.cells, start=1):
         cell["id"] = f"cell-{index:02d}"
@@ -500,27 +663,48 @@ def refresh_all(names: list[str], at_a_time: int) -> int:
     every = notebook_names()
     for name in names:
         if name not in every:
-            raise SettingError(f"There is no notebook {name!r} in {SOURCES}.{did_you_mean(name, every)}")
+            raise SettingError(
+                f"There is no notebook {name!r} in {SOURCES}.{did_you_mean(name, every)}"
+            )
     refresh_data_state()
-    set_environment(int(os.environ.get("GMMT_THREADS") or max(1, cores() // at_a_time)), GMMT_PROFILE="cpu")
+    set_environment(
+        int(os.environ.get("GMMT_THREADS") or max(1, cores() // at_a_time)), GMMT_PROFILE="cpu"
+    )
     with ThreadPoolExecutor(at_a_time) as pool:
         return 0 if all(list(pool.map(refresh, names or every))) else 1
 
 
-# --- the whole batch -----------------------------------------------------------------------------------------------------------------
+# --- the whole batch ------------------------------------------------------------------------------
 
 
 def reproduce(config: dict, at_a_time: int) -> int:
-    """Returns the exit status of a whole batch. Snakemake runs in this very process, so that who kills the one kills both."""
+    """Returns the exit status of a whole batch. Snakemake runs in this very process, so that who
+    kills the one kills both.
+    """
     jobs = plan(config)
     config["profile"] = jobs[0].profile  # `auto` is settled once, here
     threads = max(1, cores() // at_a_time)
     # Snakemake's own lock outlives a kill, only_one() does not.
-    options = ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--cores", str(threads * at_a_time)]
-    options += ["--set-threads", f"notebook={threads}", "--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())]
+    options = [
+        "--nolock",
+        "--rerun-incomplete",
+        "--keep-going",
+        "--scheduler",
+        "greedy",
+        "--cores",
+        str(threads * at_a_time),
+    ]
+    options += [
+        "--set-threads",
+        f"notebook={threads}",
+        "--config",
+        *(f"{key}={json.dumps(value)}" for key, value in config.items()),
+    ]
     with only_one():
         code = snakemake([*options, "--quiet", "all"])
-        if config["goal"] == "notebooks" and not PROGRESS.exists():  # nothing was started: all is up to date, or Snakemake has a say
+        if (
+            config["goal"] == "notebooks" and not PROGRESS.exists()
+        ):  # nothing was started: all is up to date, or Snakemake has a say
             summary(jobs) if code == 0 else snakemake(options)
     return code
 
@@ -546,14 +730,21 @@ def only_one():
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            print("Another batch is at work in this folder; waiting for it to end (Ctrl-C gives up).", flush=True)
+            print(
+                "Another batch is at work in this folder; waiting for it to end (Ctrl-C gives up).",
+                flush=True,
+            )
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def note_begin(to_run: list[Job]) -> None:
-    """Begins the record of what this batch does; the Snakefile calls it when it knows which notebooks have to run."""
-    write_json(PROGRESS, {"to_run": [str(job.status) for job in to_run], "began": time.time()}, indent=None)
+    """Begins the record of what this batch does; the Snakefile calls it when it knows which
+    notebooks have to run.
+    """
+    write_json(
+        PROGRESS, {"to_run": [str(job.status) for job in to_run], "began": time.time()}, indent=None
+    )
 
 
 def note_end(job: Job, ok: bool) -> str:
@@ -573,7 +764,11 @@ def total_time() -> str:
 
 def read_progress() -> tuple[dict, dict[str, bool]]:
     """Returns the record's first line, and for each job that ended whether it went well."""
-    lines = [json.loads(line) for line in PROGRESS.read_text(encoding="utf-8").splitlines()] if PROGRESS.exists() else []
+    lines = (
+        [json.loads(line) for line in PROGRESS.read_text(encoding="utf-8").splitlines()]
+        if PROGRESS.exists()
+        else []
+    )
     begin = next((line for line in lines if "to_run" in line), {"to_run": [], "began": time.time()})
     return begin, {line["ended"]: line["ok"] for line in lines if "ended" in line}
 
@@ -593,12 +788,17 @@ def summary(jobs: list[Job]) -> None:
         if status == "FAILED":
             notes.append(f"{job} is kept as far as it got, with the error: {job.executed}")
         text = textwrap.shorten(record["error"] or record["headline"], 90, placeholder=" ...")
-        rows.append((str(job), status, duration(record["seconds"]) if "seconds" in record else "", text))
+        rows.append(
+            (str(job), status, duration(record["seconds"]) if "seconds" in record else "", text)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     print()
     for name, status, took, text in rows:
         print(f"{name:{widths[0]}}  {status:{widths[1]}}  {took:>{widths[2]}}  {text}".rstrip())
-    notes.append(f"Executed notebooks, and what they wrote: {', '.join(sorted({job.folder for job in jobs}))}")
+    notes.append(
+        "Executed notebooks, and what they wrote: "
+        f"{', '.join(sorted({job.folder for job in jobs}))}"
+    )
     print("", *notes, sep="\n", flush=True)
 
 
@@ -612,7 +812,9 @@ def duration(seconds: float) -> str:
 
 def tail(text: str, lines: int = 20) -> str:
     """Returns the last lines of an error's text, indented, without terminal colours."""
-    return textwrap.indent("\n".join(re.sub(r"\x1b\[[\d;]*m", "", text).rstrip().splitlines()[-lines:]), "    ")
+    return textwrap.indent(
+        "\n".join(re.sub(r"\x1b\[[\d;]*m", "", text).rstrip().splitlines()[-lines:]), "    "
+    )
 
 
 def last_line(text: str) -> str:
@@ -640,13 +842,16 @@ def write_json(path: Path, content: dict, indent: int | None = 2) -> None:
 
 
 def overrides_in(text: str) -> dict:
-    """Returns the parameters in "steps=3 lam=0.1", with their values as Python reads them; what it cannot read is text."""
+    """Returns the parameters in "steps=3 lam=0.1", with their values as Python reads them; what it
+    cannot read is text.
+    """
     found = {}
     for word in shlex.split(text):
         key, equals, value = word.partition("=")
         if not equals or not key.isidentifier() or key in OWN_KEYS:
             raise SettingError(
-                f'PARAMS holds parameters of notebooks (PARAMS="steps=3 lam=0.1"), not {word!r}; PROFILE and SEED stand alone.'
+                'PARAMS holds parameters of notebooks (PARAMS="steps=3 lam=0.1"), not '
+                f"{word!r}; PROFILE and SEED stand alone."
             )
         found[key] = value
         with contextlib.suppress(ValueError, SyntaxError):
@@ -657,16 +862,30 @@ def overrides_in(text: str) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status of a command: 2 where a setting was refused before anything ran."""
     parser = argparse.ArgumentParser(
-        prog="python -m workflow.batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m workflow.batch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("reproduce", help="run what is missing or stale")
     command.add_argument("--profile", default="auto")
     command.add_argument("--seeds", default="0", help="0, or several with commas: 0,1,2")
-    command.add_argument("--goal", default="notebooks", choices=("notebooks", "choices", "table"), help="what to make")
-    command.add_argument("--table", default="2", choices=[*STORED], help="which table's rows: 2 (Siamese), 6 (trackers with a ViT)")
+    command.add_argument(
+        "--goal",
+        default="notebooks",
+        choices=("notebooks", "choices", "table"),
+        help="what to make",
+    )
+    command.add_argument(
+        "--table",
+        default="2",
+        choices=[*STORED],
+        help="which table's rows: 2 (Siamese), 6 (trackers with a ViT)",
+    )
     command.add_argument("--stored", help="where choices and tables are kept")
-    command.add_argument("--params", default="", help='parameters of notebooks to change: "steps=3 lam=0.1"')
+    command.add_argument(
+        "--params", default="", help='parameters of notebooks to change: "steps=3 lam=0.1"'
+    )
     command.add_argument("--jobs", default="2", help="how many notebooks run at a time")
     command = commands.add_parser("refresh", help="execute notebooks in place")
     command.add_argument("names", nargs="*", help="such as 01_noise_schedule; all without one")
@@ -675,25 +894,46 @@ def main(arguments: list[str] | None = None) -> int:
     for option in ("name", "profile", "seed", "folder", "overrides", "threads"):
         command.add_argument(option)
     for name, options in STEPS.items():
-        command = commands.add_parser(name, help=f"{name} (profile, folder, ...), for the Snakefile")
+        command = commands.add_parser(
+            name, help=f"{name} (profile, folder, ...), for the Snakefile"
+        )
         for option in options:
             command.add_argument(option)
     given = parser.parse_args(arguments)
     try:
         if given.command == "run":
             stop_with_parent()
-            job = Job(given.name, given.profile, int(given.seed), given.folder, json.loads(given.overrides))
+            job = Job(
+                given.name,
+                given.profile,
+                int(given.seed),
+                given.folder,
+                json.loads(given.overrides),
+            )
             return 0 if run_notebook(job, int(given.threads)) else 1
         if given.command in STEPS:
             stop_with_parent()
             kinds = {"seed": int, "index": int}
-            step = {"train": train_row, "try": try_plan, "choose": choose, "store": store_seed, "noise": study_noise}[given.command]
-            step(*(kinds.get(option, str)(getattr(given, option)) for option in STEPS[given.command]))
+            step = {
+                "train": train_row,
+                "try": try_plan,
+                "choose": choose,
+                "store": store_seed,
+                "noise": study_noise,
+            }[given.command]
+            step(
+                *(kinds.get(option, str)(getattr(given, option)) for option in STEPS[given.command])
+            )
             return 0
         if not re.fullmatch(r"[1-9]\d*", given.jobs):
             raise SettingError(f"JOBS is a whole number, 1 or more, not {given.jobs!r}.")
         if given.command == "reproduce":
-            own = {"profile": given.profile, "seeds": given.seeds, "goal": given.goal, "table": given.table}
+            own = {
+                "profile": given.profile,
+                "seeds": given.seeds,
+                "goal": given.goal,
+                "table": given.table,
+            }
             own |= {"stored": given.stored or STORED[given.table].as_posix()}
             return reproduce(own | overrides_in(given.params), int(given.jobs))
         return refresh_all(given.names, int(given.jobs))

@@ -1,10 +1,14 @@
-"""Miniature benchmarks: RGB-T video that is drawn on the fly, in which targets move as real targets did.
+"""Miniature benchmarks: RGB-T video that is drawn on the fly, in which targets move as real targets
+did.
 
-`mini-rgbt` draws textured scenes from a seed; `roadscene-motion` puts the same motion, twins and disturbances on real registered RGB /
-thermal pairs. The trajectories are real ground truth, rescaled: LasHeR's training sequences for training, its test sequences for
-validation, RGBT234 for test. Each split is fixed: scene k of a split is the same for everyone, and a seed varies training only.
+`mini-rgbt` draws textured scenes from a seed; `roadscene-motion` puts the same motion, twins and
+disturbances on real registered RGB / thermal pairs. The trajectories are real ground truth,
+rescaled: LasHeR's training sequences for training, its test sequences for validation, RGBT234 for
+test. Each split is fixed: scene k of a split is the same for everyone, and a seed varies training
+only.
 
-A scene is a stack of layers, far to near: background, twins, target, occluders, glare. Each layer has a colour and a heat.
+A scene is a stack of layers, far to near: background, twins, target, occluders, glare. Each layer
+has a colour and a heat.
 """
 
 import hashlib
@@ -37,7 +41,9 @@ ATTRIBUTES: Mapping[str, str] = {
 }
 SPLITS = {"train": 1, "val": 2, "test": 3}
 STRENGTH = {"LI": 0.12, "TC": 0.06, "CA": 0.10, "SN": 0.16}
-"""What is left of brightness, of heat, of colour; and the noise of SN. First values; validation (notebook 08) gave no reason for others."""
+"""What is left of brightness, of heat, of colour; and the noise of SN. First values; validation
+(notebook 08) gave no reason for others.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class Sequence:
     """A video with one target."""
 
     name: str  # what result files are called
-    boxes: np.ndarray  # ground truth [n, 4] (x, y, w, h) in pixels; rows of NaN where nobody annotated
+    boxes: (
+        np.ndarray
+    )  # ground truth [n, 4] (x, y, w, h) in pixels; rows of NaN where nobody annotated
     frame: Callable[[int], np.ndarray]  # frame(i) -> uint8 [4, H, W]: R, G, B, thermal
     attributes: Mapping[str, np.ndarray]  # name -> bool [n], in which frames it acts
 
@@ -60,7 +68,8 @@ class Sequence:
 def benchmark(split: str, n: int, length: int = 48, source: str = "mini-rgbt") -> list[Sequence]:
     """Returns the first n sequences of a split; their frames are drawn when asked for.
 
-    SettingError: an unknown split or source, more sequences than there are trajectories, or no images for roadscene-motion.
+    SettingError: an unknown split or source, more sequences than there are trajectories, or no
+        images for roadscene-motion.
     """
     if split not in SPLITS:
         raise SettingError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -68,12 +77,17 @@ def benchmark(split: str, n: int, length: int = 48, source: str = "mini-rgbt") -
         raise SettingError(f"unknown source {source!r}: expected mini-rgbt or roadscene-motion")
     have = len(trajectories(split))
     if split != "train" and n > have:
-        raise SettingError(f"the split {split} has {have} trajectories, {n} were asked for: a test never shows one twice")
+        raise SettingError(
+            f"the split {split} has {have} trajectories, {n} were asked for: a test never "
+            "shows one twice"
+        )
     return [scene(split, k, length, source) for k in range(n)]
 
 
 def fingerprint(sequences: list[Sequence]) -> str:
-    """Returns a hash of all boxes and of the first, middle and last frame of each sequence: what a result was measured on."""
+    """Returns a hash of all boxes and of the first, middle and last frame of each sequence: what a
+    result was measured on.
+    """
     digest = hashlib.sha256()
     for s in sequences:
         digest.update(np.round(s.boxes, 6).tobytes())
@@ -84,20 +98,30 @@ def fingerprint(sequences: list[Sequence]) -> str:
 
 @cache
 def trajectories(split: str) -> tuple[tuple[str, np.ndarray], ...]:
-    """Returns (sequence's name, boxes [n, 4]) of the real trajectories that a split may use, those with at least 60 frames."""
+    """Returns (sequence's name, boxes [n, 4]) of the real trajectories that a split may use, those
+    with at least 60 frames.
+    """
     if split == "test":
         every = {name: boxes[0] for name, boxes in ground_truth("rgbt234").boxes.items()}
     else:
         test = set(ground_truth("lasher").sequences)
         paths = sorted((rgbt_folder() / "LasHeR" / "lasher_gt").glob("*.txt"))
         every = {p.stem: read_boxes(p) for p in paths if (p.stem in test) == (split == "val")}
-    return tuple((name, b) for name, b in every.items() if len(b) >= 60 and (b[:, 2:] > 1).all(1).mean() > 0.9)
+    return tuple(
+        (name, b)
+        for name, b in every.items()
+        if len(b) >= 60 and (b[:, 2:] > 1).all(1).mean() > 0.9
+    )
 
 
-def motion(boxes: np.ndarray, length: int, fast: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns centre and size [length, 4] (cx, cy, w, h), in units of the target's mean size, along a random part of a trajectory.
+def motion(
+    boxes: np.ndarray, length: int, fast: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns centre and size [length, 4] (cx, cy, w, h), in units of the target's mean size, along
+    a random part of a trajectory.
 
-    Frames in which the target is absent are bridged; where `fast` [length] is True, time runs three times as fast.
+    Frames in which the target is absent are bridged; where `fast` [length] is True, time runs three
+    times as fast.
     """
     good = (boxes[:, 2:] > 1).all(1)
     at = np.arange(len(boxes))
@@ -124,7 +148,9 @@ def _blend(k: int, size: int = CANVAS) -> np.ndarray:
 
 @cache
 def _noise_bank() -> np.ndarray:
-    """Returns Gaussian noise [4, 256, 256], from which each frame takes a random part: drawing anew would take half of the time."""
+    """Returns Gaussian noise [4, 256, 256], from which each frame takes a random part: drawing anew
+    would take half of the time.
+    """
     return np.random.default_rng(0).standard_normal((4, CANVAS, CANVAS), np.float32)
 
 
@@ -138,11 +164,17 @@ def _field(rng: np.random.Generator, octaves: tuple[int, ...], fall: float = 0.6
 
 
 def _drawn_ground(rng: np.random.Generator) -> np.ndarray:
-    """Returns a background [4, 256, 256] in 0..1: rough ground and boxes with a colour and a heat of their own."""
+    """Returns a background [4, 256, 256] in 0..1: rough ground and boxes with a colour and a heat
+    of their own.
+    """
     light, heat = _field(rng, (5, 11, 23, 47, 95)), _field(rng, (4, 9, 19, 41))
     chroma = [_field(rng, (4, 9)) for _ in range(2)]
     ground = np.stack(
-        [0.45 + 0.11 * light + 0.04 * c for c in (chroma[0], -0.5 * chroma[0] + 0.5 * chroma[1], -chroma[1])] + [0.35 + 0.08 * heat]
+        [
+            0.45 + 0.11 * light + 0.04 * c
+            for c in (chroma[0], -0.5 * chroma[0] + 0.5 * chroma[1], -chroma[1])
+        ]
+        + [0.35 + 0.08 * heat]
     )
     for _ in range(rng.integers(6, 14)):
         x, y = rng.integers(0, CANVAS - 10, 2)
@@ -153,17 +185,30 @@ def _drawn_ground(rng: np.random.Generator) -> np.ndarray:
 
 
 def _drawn_texture(rng: np.random.Generator) -> np.ndarray:
-    """Returns a target's texture [4, 32, 32]: a colour and a heat that stand out a little, and a pattern of its own."""
-    pattern = np.stack([_blend(6, 32) @ rng.standard_normal((6, 6), np.float32) @ _blend(6, 32).T for _ in range(2)])
+    """Returns a target's texture [4, 32, 32]: a colour and a heat that stand out a little, and a
+    pattern of its own.
+    """
+    pattern = np.stack(
+        [
+            _blend(6, 32) @ rng.standard_normal((6, 6), np.float32) @ _blend(6, 32).T
+            for _ in range(2)
+        ]
+    )
     color = 0.45 + rng.choice([-1, 1]) * rng.uniform(0.08, 0.25) + rng.normal(0, 0.07, 3)
     warm = 0.35 + rng.choice([-0.7, 1], p=[0.2, 0.8]) * rng.uniform(0.12, 0.35)
     base = np.append(color, warm)[:, None, None]
-    return (base + np.array([0.12, 0.12, 0.12, 0.05])[:, None, None] * pattern[[0, 0, 0, 1]]).clip(0.02, 0.98).astype(np.float32)
+    return (
+        (base + np.array([0.12, 0.12, 0.12, 0.05])[:, None, None] * pattern[[0, 0, 0, 1]])
+        .clip(0.02, 0.98)
+        .astype(np.float32)
+    )
 
 
 @cache
 def _roadscene(split: str) -> tuple[tuple[Path, Path], ...]:
-    """Returns (RGB, thermal) paths of the pairs that a split may use: three of five for training, one each for the others."""
+    """Returns (RGB, thermal) paths of the pairs that a split may use: three of five for training,
+    one each for the others.
+    """
     root = data_dir() / "roadscene"
     paths = sorted((root / "crop_LR_visible").glob("*.jpg"))
     if not paths:
@@ -175,27 +220,53 @@ def _roadscene(split: str) -> tuple[tuple[Path, Path], ...]:
 def _real_patch(split: str, rng: np.random.Generator, size: int) -> np.ndarray:
     """Returns a random square part of a random real pair [4, size, size] in 0..1."""
     pairs = _roadscene(split)
-    images = [Image.open(p).convert(mode) for p, mode in zip(pairs[rng.integers(len(pairs))], ("RGB", "L"), strict=True)]
+    images = [
+        Image.open(p).convert(mode)
+        for p, mode in zip(pairs[rng.integers(len(pairs))], ("RGB", "L"), strict=True)
+    ]
     width, height = images[0].size
-    side = int(rng.uniform(0.7, 1) * min(width, height)) if size == CANVAS else min(40, width, height)
+    side = (
+        int(rng.uniform(0.7, 1) * min(width, height)) if size == CANVAS else min(40, width, height)
+    )
     x, y = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
-    parts = [np.asarray(i.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR), np.float32) for i in images]
+    parts = [
+        np.asarray(
+            i.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR),
+            np.float32,
+        )
+        for i in images
+    ]
     return np.concatenate([parts[0].transpose(2, 0, 1), parts[1][None]]) / 255
 
 
-def _paste(image: np.ndarray, texture: np.ndarray, box: np.ndarray, opacity: np.ndarray, power: float = 4.0) -> None:
-    """Draws `texture` [4, 32, 32] into `image` [4, H, W] so that it fills the box (cx, cy, w, h), with an opacity for each channel [4]."""
+def _paste(
+    image: np.ndarray, texture: np.ndarray, box: np.ndarray, opacity: np.ndarray, power: float = 4.0
+) -> None:
+    """Draws `texture` [4, 32, 32] into `image` [4, H, W] so that it fills the box (cx, cy, w, h),
+    with an opacity for each channel [4].
+    """
     cx, cy, w, h = box
     left, top = max(0, int(cx - w / 2)), max(0, int(cy - h / 2))
-    right, bottom = min(image.shape[2], int(np.ceil(cx + w / 2))), min(image.shape[1], int(np.ceil(cy + h / 2)))
+    right, bottom = (
+        min(image.shape[2], int(np.ceil(cx + w / 2))),
+        min(image.shape[1], int(np.ceil(cy + h / 2))),
+    )
     if right <= left or bottom <= top:
         return
-    u, v = (np.arange(left, right) + 0.5 - cx) * (2 / w), (np.arange(top, bottom) + 0.5 - cy) * (2 / h)
+    u, v = (
+        (np.arange(left, right) + 0.5 - cx) * (2 / w),
+        (np.arange(top, bottom) + 0.5 - cy) * (2 / h),
+    )
     radius = (np.abs(u)[None] ** power + np.abs(v)[:, None] ** power) ** (1 / power)
     alpha = ((1 - radius) * (min(w, h) / 2) + 0.5).clip(0, 1)
     n = texture.shape[1]
     a, b = ((x.clip(-1, 0.999) + 1) * (n - 1) / 2 for x in (u, v))
-    i, j, a, b = a.astype(int), b.astype(int), (a % 1).astype(np.float32), (b % 1).astype(np.float32)[:, None]
+    i, j, a, b = (
+        a.astype(int),
+        b.astype(int),
+        (a % 1).astype(np.float32),
+        (b % 1).astype(np.float32)[:, None],
+    )
     rows = texture[:, j] * (1 - b) + texture[:, j + 1] * b
     drawn = rows[:, :, i] * (1 - a) + rows[:, :, i + 1] * a
     part = image[:, top:bottom, left:right]
@@ -223,7 +294,10 @@ def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Se
     def frame(i: int) -> np.ndarray:
         x, y = camera[i]
         image = ground[:, y : y + SIZE, x : x + SIZE].copy()
-        opacity = np.array([STRENGTH["CA"] if acts["CA"][i] else 1.0] * 3 + [STRENGTH["TC"] if acts["TC"][i] else 1.0])
+        opacity = np.array(
+            [STRENGTH["CA"] if acts["CA"][i] else 1.0] * 3
+            + [STRENGTH["TC"] if acts["TC"][i] else 1.0]
+        )
         for texture, boxes in twins:
             _paste(image, texture, boxes[i], np.ones(4))
         _paste(image, own, path[i], opacity)
@@ -237,7 +311,9 @@ def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Se
         if acts["LI"][i]:
             image[:3] *= STRENGTH["LI"]
         a, b = noise[i]
-        grain = _noise_bank()[:, a : a + SIZE, b : b + SIZE][:, :: 1 - 2 * sides[i, 0], :: 1 - 2 * sides[i, 1]]
+        grain = _noise_bank()[:, a : a + SIZE, b : b + SIZE][
+            :, :: 1 - 2 * sides[i, 0], :: 1 - 2 * sides[i, 1]
+        ]
         image += (STRENGTH["SN"] if acts["SN"][i] else 0.025) * grain
         return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -246,7 +322,9 @@ def scene(split: str, k: int, length: int = 48, source: str = "mini-rgbt") -> Se
 
 
 def _intervals(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
-    """Returns attribute -> bool [length]: two or three act, each for a quarter to a half of the video; none in the first frames."""
+    """Returns attribute -> bool [length]: two or three act, each for a quarter to a half of the
+    video; none in the first frames.
+    """
     acts = {name: np.zeros(length, bool) for name in ATTRIBUTES}
     for name in rng.choice(list(ATTRIBUTES), rng.integers(2, 4), replace=False):
         span = int(length * (rng.uniform(0.1, 0.16) if name == "TO" else rng.uniform(0.25, 0.5)))
@@ -255,8 +333,11 @@ def _intervals(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
     return acts
 
 
-def _place(path: np.ndarray, acts: Mapping[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the target in the image [n, 4] (cx, cy, w, h), in pixels, and the camera's corner on the canvas [n, 2].
+def _place(
+    path: np.ndarray, acts: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the target in the image [n, 4] (cx, cy, w, h), in pixels, and the camera's corner on
+    the canvas [n, 2].
 
     Where the path is wider than the image, the camera pans along with it.
     """
@@ -287,10 +368,14 @@ def _place(path: np.ndarray, acts: Mapping[str, np.ndarray], rng: np.random.Gene
 def _twins(
     rng: np.random.Generator, own: np.ndarray, path: np.ndarray, other: Callable[[], np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (texture, boxes [n, 4]) of things that look like the target in ONE modality and pass it at one to three of its sizes."""
+    """Yields (texture, boxes [n, 4]) of things that look like the target in ONE modality and pass
+    it at one to three of its sizes.
+    """
     n, t = len(path), np.arange(len(path))[:, None]
     for _ in range(rng.integers(1, 4)):
-        same, differs = (slice(0, 3), slice(3, 4)) if rng.random() < 0.5 else (slice(3, 4), slice(0, 3))
+        same, differs = (
+            (slice(0, 3), slice(3, 4)) if rng.random() < 0.5 else (slice(3, 4), slice(0, 3))
+        )
         texture = other()
         for _ in range(20):  # a twin in one modality must be told apart in the other
             if np.abs(texture[differs].mean((1, 2)) - own[differs].mean((1, 2))).max() > 0.15:
@@ -298,42 +383,77 @@ def _twins(
             texture = other()
         texture[same] = own[same]
         angle, size = rng.uniform(0, 2 * np.pi), np.sqrt(path[:, 2:].prod(1).mean())
-        away, along = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-        offset = rng.uniform(1, 3) * size * away + along * (t - rng.uniform(0, n)) * rng.normal(0, 0.12) * size
-        yield texture, np.concatenate([path[:, :2] + offset, path[:, 2:] * rng.uniform(0.85, 1.15)], axis=1)
+        away, along = (
+            np.array([np.cos(angle), np.sin(angle)]),
+            np.array([-np.sin(angle), np.cos(angle)]),
+        )
+        offset = (
+            rng.uniform(1, 3) * size * away
+            + along * (t - rng.uniform(0, n)) * rng.normal(0, 0.12) * size
+        )
+        yield (
+            texture,
+            np.concatenate([path[:, :2] + offset, path[:, 2:] * rng.uniform(0.85, 1.15)], axis=1),
+        )
 
 
 def _covers(
     rng: np.random.Generator, path: np.ndarray, acts: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (texture, boxes [n, 4], when [n]) of what stands before the target in PO (about half of it) and TO (all of it)."""
+    """Yields (texture, boxes [n, 4], when [n]) of what stands before the target in PO (about half
+    of it) and TO (all of it).
+    """
     for name, scale, shift in (("PO", 1.1, 0.55), ("TO", 1.5, 0.0)):
         if acts[name].any():
             angle = rng.uniform(0, 2 * np.pi)
             offset = shift * path[:, 2:] * np.array([np.cos(angle), np.sin(angle)])
-            yield _drawn_texture(rng), np.concatenate([path[:, :2] + offset, path[:, 2:] * scale], axis=1), acts[name]
+            yield (
+                _drawn_texture(rng),
+                np.concatenate([path[:, :2] + offset, path[:, 2:] * scale], axis=1),
+                acts[name],
+            )
 
 
 ROADSCENE = "FLIR_09512"
-"""One of the 221 pairs of RoadScene: headlights blind the camera, and two people show in the thermal image only."""
+"""One of the 221 pairs of RoadScene: headlights blind the camera, and two people show in the
+thermal image only.
+"""
 
 
 def example_pair() -> tuple[np.ndarray, np.ndarray, str]:
-    """Returns (RGB [H, W, 3], thermal [H, W], both in 0..1, whose it is): a pair of RoadScene if it was fetched, else a rendered one."""
+    """Returns (RGB [H, W, 3], thermal [H, W], both in 0..1, whose it is): a pair of RoadScene if it
+    was fetched, else a rendered one.
+    """
     root = data_dir() / "roadscene"
-    paths = root / "crop_LR_visible" / f"{ROADSCENE}.jpg", root / "cropinfrared" / f"{ROADSCENE}.jpg"
+    paths = (
+        root / "crop_LR_visible" / f"{ROADSCENE}.jpg",
+        root / "cropinfrared" / f"{ROADSCENE}.jpg",
+    )
     if not all(p.is_file() for p in paths):
         val = scene("val", 15)
-        dazzled = val.frame(int(val.attributes["HI"].argmax())) / 255  # a lamp blinds the camera, two things are warm
-        return dazzled[:3].transpose(1, 2, 0), dazzled[3], "a rendered scene of the miniature (fetch roadscene for a real one)"
-    rgb, tir = (np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255 for p, mode in zip(paths, ("RGB", "L"), strict=True))
+        dazzled = (
+            val.frame(int(val.attributes["HI"].argmax())) / 255
+        )  # a lamp blinds the camera, two things are warm
+        return (
+            dazzled[:3].transpose(1, 2, 0),
+            dazzled[3],
+            "a rendered scene of the miniature (fetch roadscene for a real one)",
+        )
+    rgb, tir = (
+        np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255
+        for p, mode in zip(paths, ("RGB", "L"), strict=True)
+    )
     return rgb, tir, "a real pair of RoadScene (Xu et al., 2020)"
 
 
-def half_blind(n: int, generator: torch.Generator, size: int = 16, gap: int = 6, radius: float = 2.0) -> tuple[Tensor, ...]:
-    """Returns n toy scenes: (scene, f_1, f_2) [n, 1, size, size] in -1..1, and which discs are hidden from both cameras [n].
+def half_blind(
+    n: int, generator: torch.Generator, size: int = 16, gap: int = 6, radius: float = 2.0
+) -> tuple[Tensor, ...]:
+    """Returns n toy scenes: (scene, f_1, f_2) [n, 1, size, size] in -1..1, and which discs are
+    hidden from both cameras [n].
 
-    A scene is one bright disc on a dark ground. Camera 1 sees the left part, camera 2 the right, and neither the `gap` columns in between.
+    A scene is one bright disc on a dark ground. Camera 1 sees the left part, camera 2 the right,
+    and neither the `gap` columns in between.
     """
     axis = torch.arange(size).float()
     center = torch.rand(n, 2, generator=generator) * (size - 5) + 2

@@ -1,4 +1,6 @@
-"""The conditional UViT: transformer blocks over all positions, with long skip connections as in a U (Bao et al., 2023)."""
+"""The conditional UViT: transformer blocks over all positions, with long skip connections as in a U
+(Bao et al., 2023).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,9 @@ from gmmt.networks.embedding import sinusoidal
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron, each after a LayerNorm and added; `skip` first merges a long skip connection."""
+    """Attention and a two-layer perceptron, each after a LayerNorm and added; `skip` first merges a
+    long skip connection.
+    """
 
     def __init__(self, dim: int, heads: int, skip: bool = False):
         super().__init__()
@@ -21,21 +25,29 @@ class TransformerBlock(nn.Module):
         self.merge = nn.Linear(2 * dim, dim) if skip else None
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Returns tokens [B, N, D] from x [B, N, D] and, if the block merges one, a skip connection [B, N, D]."""
+        """Returns tokens [B, N, D] from x [B, N, D] and, if the block merges one, a skip connection
+        [B, N, D].
+        """
         if self.merge is not None:
             x = self.merge(torch.cat([x, skip], dim=-1))
         b, n, d = x.shape
-        q, k, v = self.qkv(self.norm_1(x)).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm_1(x))
+            .reshape(b, n, 3, self.heads, d // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
         return x + self.mlp(self.norm_2(x))
 
 
 class UViT(nn.Module):
-    """U of GMMT(V): predicts [B, C, H, W] from a noisy map, the time, and the features; every position is a token, time is one more.
+    """U of GMMT(V): predicts [B, C, H, W] from a noisy map, the time, and the features; every
+    position is a token, time is one more.
 
     Position embeddings are learned for `size` x `size` and interpolated to other H, W. Two forms:
         paper: ends in the 3 x 3 convolution of UViT.
-        released: ends in a BatchNorm, whose running statistics average over all times, and adds f_rgb to what comes out.
+        released: ends in a BatchNorm, whose running statistics average over all times, and adds
+            f_rgb to what comes out.
     """
 
     def __init__(
@@ -48,10 +60,12 @@ class UViT(nn.Module):
         size: int = 16,
         form: str = "paper",
     ):
-        """Makes the network for maps of `channels` channels, with n_blocks on each side, one in the middle, and `conditions` maps given.
+        """Makes the network for maps of `channels` channels, with n_blocks on each side, one in the
+        middle, and `conditions` maps given.
 
-        `dim` is the width of the tokens, 1.5625 C (1200 at C = 768) unless given; position embeddings are learned for H = W = `size`.
-        ValueError if `heads` does not divide `dim`, or if there is no such form.
+        `dim` is the width of the tokens, 1.5625 C (1200 at C = 768) unless given; position
+        embeddings are learned for H = W = `size`. ValueError if `heads` does not divide `dim`, or
+        if there is no such form.
         """
         super().__init__()
         dim = dim or channels * 1200 // 768
@@ -70,14 +84,22 @@ class UViT(nn.Module):
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm_out = nn.BatchNorm2d(channels) if form == "released" else None
 
-    def forward(self, x: Tensor, t: Tensor, *conditions: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Returns [B, C, H, W] from x [B, C, H, W], the time t [B] (a step or a noise level) and the conditions [B, C, H, W] each.
+    def forward(
+        self, x: Tensor, t: Tensor, *conditions: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
+        """Returns [B, C, H, W] from x [B, C, H, W], the time t [B] (a step or a noise level) and
+        the conditions [B, C, H, W] each.
 
-        The released form adds `residual` [B, C, H, W] at its very end: the last but one condition, f_rgb, unless another is given.
+        The released form adds `residual` [B, C, H, W] at its very end: the last but one condition,
+        f_rgb, unless another is given.
         """
         b, _, height, width = x.shape
         tokens = self.inlet(torch.cat([x, *conditions], dim=1).flatten(2).transpose(1, 2))
-        time = sinusoidal(t, self.dim, like=x, cosine_first=True).to(tokens.dtype).expand(b, -1)[:, None]
+        time = (
+            sinusoidal(t, self.dim, like=x, cosine_first=True)
+            .to(tokens.dtype)
+            .expand(b, -1)[:, None]
+        )
         h = torch.cat([time, tokens], dim=1) + self._positions(height, width)
         skips = []
         for block in self.down:
