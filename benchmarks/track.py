@@ -20,8 +20,9 @@ def main(argv: Sequence[str] = ()) -> None:
     """Prints the table."""
     import torch
 
-    from gmmt import miniature, tracking
+    from gmmt import tracking
     from gmmt.data import synthetic
+    from gmmt.study import miniature
     from gmmt.trackers.siamese import Siamese
 
     parser = argparse.ArgumentParser(

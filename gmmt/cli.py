@@ -105,7 +105,8 @@ def score(
 ) -> None:
     """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
     from gmmt import metrics, results
-    from gmmt.data.benchmarks import ground_truth, read_results
+    from gmmt.data.benchmarks import ground_truth
+    from gmmt.data.boxes import read_results
 
     truth, tracker = ground_truth(benchmark), tracker or results_dir.resolve().name
     protocol = replace(metrics.PROTOCOLS[benchmark], lengths=lengths)
@@ -149,7 +150,7 @@ def train(
     """Train rows of the miniature's table with all that they build on, and score them on
     validation. On several processes: torchrun.
     """
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     profile, folder = _place(profile, seed, weights)
     for name in rows:
@@ -185,8 +186,10 @@ def track(
     """
     import numpy as np
 
-    from gmmt import metrics, miniature, tracking
+    from gmmt import metrics, tracking
+    from gmmt.data.boxes import write_results
     from gmmt.data.video import read_video
+    from gmmt.study import miniature
 
     try:
         first = None if box is None else np.array([float(v) for v in box.split(",")]).reshape(4)
@@ -204,7 +207,7 @@ def track(
         / scale
     )
     out = (out or Path(f"{video.name}.txt")).with_suffix(".txt")
-    tracking.write_results({out.stem: boxes}, out.parent)
+    write_results({out.stem: boxes}, out.parent)
     known = np.isfinite(video.boxes).all(1)
     known[0] = False  # it was given
     overlap = metrics.overlap(boxes, video.boxes / scale)[known]

@@ -2,6 +2,8 @@
 to do.
 """
 
+import difflib
+
 
 class GmmtError(Exception):
     """Base of every error that gmmt raises on purpose; the command line prints its message without
@@ -29,3 +31,11 @@ class SettingError(GmmtError, ValueError):
 
 class WeightsError(GmmtError, ValueError):
     """A file of weights is not readable, or another model's."""
+
+
+def did_you_mean(word: str, known) -> str:
+    """Returns " Did you mean ...?" with the closest of the known words, or nothing if none is
+    close.
+    """
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""

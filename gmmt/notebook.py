@@ -6,21 +6,17 @@ A run is named by (notebook, profile, seed) and writes only below runs/<profile>
 ($GMMT_RUNS replaces `runs`).
 """
 
-import datetime
-import difflib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gmmt import __version__, files
-from gmmt.errors import SettingError
+from gmmt import files
+from gmmt.errors import SettingError, did_you_mean
+from gmmt.provenance import git_commit, now, versions
 
 # Accelerate imports tqdm.auto, which asks for widgets in a notebook; the bars here are plain ones.
 warnings.filterwarnings("ignore", "IProgress not found")
@@ -168,47 +164,3 @@ def resolve_profile(profile: str = "auto") -> str:
         )
         raise SettingError(f"There is no profile {profile!r}{origin}. {known}")
     return profile
-
-
-def did_you_mean(word: str, known) -> str:
-    """Returns " Did you mean ...?" with the closest of the known words, or nothing if none is
-    close.
-    """
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else ""
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on, without importing anything."""
-    packages = ("torch", "numpy", "pandas", "matplotlib")
-    return {"gmmt": __version__, "python": platform.python_version()} | {
-        p: importlib.metadata.version(p) for p in packages
-    }
-
-
-def git_commit() -> str | None:
-    """Returns the checkout's commit, with "-dirty" where files differ from it, or None without git
-    or a checkout.
-    """
-    if files.ROOT is None:
-        return None
-    command = [
-        "git",
-        "--no-optional-locks",
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
-    try:
-        return subprocess.run(
-            command, cwd=files.ROOT, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def now() -> str:
-    """Returns the time in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

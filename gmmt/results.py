@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from gmmt.data import manifest
-from gmmt.data.benchmarks import GroundTruth, ground_truth, read_results
+from gmmt.data.benchmarks import GroundTruth, ground_truth
+from gmmt.data.boxes import read_results
 from gmmt.errors import DownloadError, SettingError
 from gmmt.files import atomic_write, resource, stored_results_dir
 from gmmt.metrics import METRICS, PROTOCOLS, Scores, score

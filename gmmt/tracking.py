@@ -4,7 +4,6 @@ sequences in lock-step.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gmmt.data.crops import context_side
-from gmmt.data.synthetic import Sequence
-from gmmt.files import atomic_write
-from gmmt.fusion import Draws
+from gmmt.data.sequence import Sequence
+from gmmt.draws import Draws
 from gmmt.metrics import PROTOCOLS, Protocol, Scores, measure, score_frames
 from gmmt.trackers.base import Tracker
 
@@ -164,12 +162,3 @@ def evaluate(
         name: score_frames(frames, protocol, when) for name, when in acts.items() if when.any()
     }
     return score_frames(frames, protocol), by_attribute
-
-
-def write_results(boxes: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Writes the standard result files: a text file a sequence, a row "x,y,w,h" a frame; what `gmmt
-    score` reads.
-    """
-    for name, rows in boxes.items():
-        with atomic_write(Path(folder) / f"{name}.txt") as file:
-            file.writelines(",".join(f"{v:.4f}" for v in row) + "\n" for row in rows)

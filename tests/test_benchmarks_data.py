@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from gmmt.data.benchmarks import (
-    ATTRIBUTES,
-    ground_truth,
-    read_boxes,
-    read_results,
-    result_files,
-    rgbt_folder,
-)
+from gmmt.data.benchmarks import ATTRIBUTES, ground_truth, rgbt_folder
+from gmmt.data.boxes import read_boxes, read_results, result_files
 from gmmt.errors import ResultFileError, SettingError
 
 # --- ground truth against counts that were made elsewhere -----------------------------------------

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gmmt.data.synthetic import example_pair
+from gmmt.data.toys import example_pair
 
 
 def test_without_real_images_a_rendered_pair_stands_in_and_says_so(no_downloads):

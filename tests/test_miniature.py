@@ -5,10 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from gmmt import miniature, tracking
+from gmmt import tracking
 from gmmt.data import synthetic
+from gmmt.draws import Draws
 from gmmt.errors import SettingError
-from gmmt.fusion import Draws
+from gmmt.study import miniature
 from gmmt.trackers.siamese import Siamese
 from gmmt.training import Stage
 

@@ -3,7 +3,8 @@
 import re
 
 from gmmt import files
-from workflow import claims, picture
+from gmmt.study import claims
+from workflow import picture
 
 README = (files.ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -10,7 +10,8 @@ from gmmt import files, results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.errors import DownloadError, SettingError
 from gmmt.metrics import METRICS, Scores
-from workflow import claims, store
+from gmmt.study import claims
+from workflow import store
 
 
 def scores(values, pool="sequences", n_frames=None):

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gmmt import files, miniature, results
+from gmmt import files, results
 from gmmt.data import synthetic
 from gmmt.errors import ResultFileError
-from workflow import batch, claims, seeds
+from gmmt.study import claims, miniature, seeds
+from workflow import batch
 
 STORED = {table: files.stored_results_dir() / folder.name for table, folder in batch.STORED.items()}
 FILES = {table: sorted(folder.glob("cpu-seed*.csv")) for table, folder in STORED.items()}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gmmt import metrics, tracking
 from gmmt.data import synthetic
 from gmmt.data.crops import context_side, crop
-from gmmt.fusion import Draws, make_fusion, random_steps
+from gmmt.draws import Draws, random_steps
+from gmmt.fusion import make_fusion
 from gmmt.networks.unet import UNet
 from gmmt.trackers import heads
 from gmmt.trackers.siamese import Siamese
@@ -218,10 +219,10 @@ def test_attribute_scores_are_those_of_its_frames():
 
 
 def test_result_files_are_what_gmmt_score_reads(tmp_path):
-    from gmmt.data.benchmarks import read_results
+    from gmmt.data.boxes import read_results, write_results
 
     boxes = {"a": np.random.default_rng(0).random((5, 4)) * 50, "b": np.ones((3, 4))}
-    tracking.write_results(boxes, tmp_path)
+    write_results(boxes, tmp_path)
     back = read_results(tmp_path, ["a", "b"])
     for name, rows in boxes.items():
         np.testing.assert_allclose(back[name], rows, atol=1e-4)

@@ -2,6 +2,10 @@
 what they say.
 """
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,9 +33,33 @@ def test_a_scene_is_the_same_for_everyone_and_another_for_another_index():
     assert np.array_equal(a.frame(7), b.frames()[7])
 
 
-def test_the_test_split_is_the_one_that_results_were_measured_on():
-    assert syn.fingerprint(syn.benchmark("test", 20)) == syn.fingerprint(syn.benchmark("test", 20))
-    assert syn.fingerprint(syn.benchmark("test", 20)) != syn.fingerprint(syn.benchmark("val", 20))
+def test_enlarging_is_interpolation():
+    values = np.random.default_rng(0).standard_normal((5, 5)).astype(np.float32)
+    for size, (i, j) in ((40, (0, 0)), (40, (7, 31)), (33, (32, 11))):
+        y, x = (n * (4 - 1e-3) / (size - 1) for n in (i, j))
+        (a, b), (u, v) = (int(y), int(x)), (y % 1, x % 1)
+        u, v = (t * t * (3 - 2 * t) for t in (u, v))
+        top = (1 - v) * values[a, b] + v * values[a, b + 1]
+        bottom = (1 - v) * values[a + 1, b] + v * values[a + 1, b + 1]
+        assert syn.enlarge(values, size)[i, j] == pytest.approx(
+            (1 - u) * top + u * bottom, abs=1e-5
+        )
+
+
+KERNELS = {"Haswell": {}, "SkylakeX": {}, "threads": {"OPENBLAS_NUM_THREADS": "2"}}
+KERNELS |= {"no AVX512": {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"}}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_scenes_are_the_same_on_every_processor(kernel):
+    """Matrix products differ in their last digits from one processor's kernel to another's."""
+    code = "from gmmt.data import synthetic as s; print(s.fingerprint(s.benchmark('test', 20)))"
+    core = {"OPENBLAS_CORETYPE": kernel} if kernel in ("Haswell", "SkylakeX") else {}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    env = os.environ | core | KERNELS[kernel]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == FINGERPRINT_OF_20
+    assert syn.fingerprint(syn.benchmark("val", 20)) != FINGERPRINT_OF_20
 
 
 @pytest.mark.parametrize("k", range(12))
@@ -46,6 +74,9 @@ def test_frames_and_boxes_are_what_they_should_be(k):
     assert 8 < size < 32
     assert 2 <= sum(v.any() for v in s.attributes.values()) <= 3
     assert not any(v[:3].any() for v in s.attributes.values())
+
+
+FINGERPRINT_OF_20 = "8f13cff5d987b092"
 
 
 def contrast(s, i, channels):

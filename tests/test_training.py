@@ -18,12 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 from gmmt.data import synthetic
+from gmmt.data.pairs import Pairs
 from gmmt.errors import SettingError
 from gmmt.fusion import make_fusion
 from gmmt.networks.discriminator import Discriminator
 from gmmt.networks.unet import UNet
 from gmmt.trackers.siamese import Siamese
-from gmmt.training import PAPER, STAGES, Pairs, Plan, Stage, fit, hash_of, load_or_train, trained
+from gmmt.training import PAPER, STAGES, Plan, Stage, fit, hash_of, load_or_train, trained
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from gmmt import miniature
 from gmmt.cli import app
-from gmmt.data.benchmarks import read_boxes
+from gmmt.data.boxes import read_boxes
 from gmmt.data.video import read_video
 from gmmt.errors import GmmtError, SettingError
+from gmmt.study import miniature
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from test_reference import agree
 from gmmt import tracking
 from gmmt.data import synthetic
 from gmmt.data.crops import area_side, crop
+from gmmt.data.pairs import Pairs
 from gmmt.errors import SettingError
 from gmmt.fusion import make_fusion
 from gmmt.networks.unet import UNet
@@ -23,7 +24,7 @@ from gmmt.trackers.official import is_leftover
 from gmmt.trackers.tbsi import TBSI, TBSILayer
 from gmmt.trackers.vipt import Prompt, ViPT
 from gmmt.trackers.vit import OSTrack
-from gmmt.training import Pairs, Plan, Stage, fit
+from gmmt.training import Plan, Stage, fit
 
 SMALL = {"dim": 48, "depth": 4, "heads": 4}  # the reference's, at full-size crops
 TINY = {"hidden": 32, "dim": 32, "depth": 3, "heads": 2, "patch": 4, "template": 32, "search": 64}

@@ -23,9 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmmt.errors import GmmtError, SettingError
+from gmmt.errors import GmmtError, SettingError, did_you_mean
 from gmmt.files import atomic_write, data_dir
-from gmmt.notebook import did_you_mean, git_commit, now, resolve_profile, versions
+from gmmt.notebook import resolve_profile
+from gmmt.provenance import git_commit, now, versions
 
 SOURCES = Path("notebooks/src")
 PROGRESS = Path(".snakemake/gmmt-progress.jsonl")
@@ -42,8 +43,8 @@ ROWS_OF = {
     "08_table_2": ("RGB", "TIR", "Base", "HEAD", "RAW", "CGAN", "DM"),
     "09_transformers": ("OSTrack", "ViPT", "TBSI", "TBSI-DM"),
 }
-"""Which rows of the miniature's table (gmmt/miniature.py) a notebook shows; they are trained before
-it runs, several at a time.
+"""Which rows of the miniature's table (gmmt/study/miniature.py) a notebook shows; they are trained
+before it runs, several at a time.
 """
 STEPS = {
     "train": ("name", "profile", "seed", "folder"),
@@ -137,7 +138,7 @@ def plan(config: dict) -> list[Job]:
 
 def base_of(name: str) -> str:
     """Returns the row on which a row of stage 2 stands; "" for others."""
-    from gmmt.miniature import ALL_ROWS, TRACKERS
+    from gmmt.study.miniature import ALL_ROWS, TRACKERS
 
     row = ALL_ROWS[name]
     return TRACKERS[row.tracker]["1.2"] if row.mode == "stage2" else ""
@@ -145,7 +146,7 @@ def base_of(name: str) -> str:
 
 def rows_before(name: str) -> tuple[str, ...]:
     """Returns the rows that must be trained before a row of the miniature."""
-    from gmmt.miniature import ALL_ROWS
+    from gmmt.study.miniature import ALL_ROWS
 
     if ALL_ROWS[name].mode == "base":
         return ("RGB", "TIR") if ALL_ROWS[name].tracker == "siamese" else ("OSTrack",)
@@ -320,7 +321,7 @@ def one_thread() -> None:
 def train_row(name: str, profile: str, seed: int, folder: str) -> None:
     """Trains a row of the miniature and tracks its videos, so that notebooks find both done."""
     one_thread()
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     print(f"start  train {name}, seed {seed}", flush=True)
     clock, where = time.monotonic(), Path(folder, "trackers")
@@ -346,7 +347,7 @@ def grid(name: str) -> tuple[dict[str, float], ...]:
     """Returns the plans that a row is offered, {"lam": ..., "rate": ...} each; those of stage 2
     stand on the Base that was chosen.
     """
-    from gmmt.miniature import ALL_ROWS
+    from gmmt.study.miniature import ALL_ROWS
 
     row = ALL_ROWS[name]
     if row.mode == "base" and not row.longer:
@@ -399,7 +400,7 @@ def write_scores(
 def try_plan(name: str, profile: str, index: int, folder: str) -> None:
     """Trains a row with one plan of its grid, and writes its scores on validation beside it."""
     one_thread()
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     clock, where, plan = time.monotonic(), Path(folder, "trackers"), grid(name)[index]
     before = base_of(name)
@@ -429,7 +430,7 @@ def rows_of(table: str) -> list[str]:
     """Returns the names of all rows of a table in miniature: "2", on the Siamese tracker; "6", on
     trackers with a ViT.
     """
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     return [name for name in miniature.ALL_ROWS if (name in miniature.ROWS) == (table == "2")]
 
@@ -443,8 +444,8 @@ def choose(table: str, profile: str, folder: str, stored: str) -> None:
     """Writes what every plan scored on validation, and which one each row keeps: the highest SR."""
     import pandas as pd
 
-    from gmmt import miniature
     from gmmt.data import synthetic
+    from gmmt.study import miniature
 
     records = {name: read_json(Path(folder, "status", f"try-{name}.json")) for name in tries(table)}
     videos = miniature.sequences(profile, "val")
@@ -478,7 +479,7 @@ def choose(table: str, profile: str, folder: str, stored: str) -> None:
 def store_seed(table: str, profile: str, seed: int, folder: str, stored: str) -> None:
     """Writes the scores of a table's rows of a seed on test, and beside them how they were made."""
     one_thread()
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     found, keys, where = [], {}, Path(folder, "trackers")
     for name in rows_of(table):
@@ -514,7 +515,7 @@ def study_noise(profile: str, seed: int, folder: str, stored: str) -> None:
     steps.
     """
     one_thread()
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     found, where = [], Path(folder, "trackers")
     for name, steps, z in NOISE_STUDY:
@@ -533,7 +534,7 @@ def note_provenance(path: Path, profile: str, keys: dict, table: str) -> None:
     """Writes what a stored file was made from: configuration, commit, device, versions."""
     import torch
 
-    from gmmt import miniature
+    from gmmt.study import miniature
 
     device = (
         torch.cuda.get_device_name()

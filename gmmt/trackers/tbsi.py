@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmmt.trackers.heads import SyncBatchNorm2d
+from gmmt.networks.norm import SyncBatchNorm2d
 from gmmt.trackers.vit import OneStream, ViT, perceptron
 
 

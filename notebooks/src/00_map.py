@@ -31,7 +31,7 @@ from IPython.display import Markdown
 from matplotlib.patches import FancyBboxPatch
 
 from gmmt import notebook, plot, results
-from workflow import claims
+from gmmt.study import claims
 
 run = notebook.start("00_map", profile=profile, seed=seed)
 
@@ -124,7 +124,7 @@ plt.show()
 # %% [markdown]
 # ## 2. The ledger
 #
-# Each claim has a source, a way to check it, and a verdict that is **computed** by rules fixed before anything was trained here (47, 48: before their scores were read; `workflow/claims.py`):
+# Each claim has a source, a way to check it, and a verdict that is **computed** by rules fixed before anything was trained here (47, 48: before their scores were read; `gmmt/study/claims.py`):
 #
 # | verdict | rule |
 # |---|---|
@@ -210,7 +210,7 @@ for row in ledger[ledger.verdict == "does not hold"].itertuples():
 # method does not beat a baseline that is trained for as long. None says whether it works on LasHeR.
 
 # %%
-saved = run.save(ledger, "ledger.csv", source="published numbers, stored scores; workflow.claims")
+saved = run.save(ledger, "ledger.csv", source="published numbers, stored scores; gmmt.study.claims")
 run.headline(f"{len(ledger)} claims: " + ", ".join(f"{n} {v}" for v, n in tally.items() if n))
 lines = ["| id | check | claim | verdict |", "|---|---|---|---|"]
 for r in ledger.assign(claim=ledger.claim.str.replace("*", r"\*")).itertuples():

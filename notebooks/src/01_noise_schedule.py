@@ -63,7 +63,7 @@ run = notebook.start("01_noise_schedule", profile=profile, seed=seed)
 # %% alt="An RGB image blinded by lights, its thermal partner in which people glow, and a 32 by 32 edge-energy map of each"
 import torch.nn.functional as F
 
-from gmmt.data.synthetic import example_pair
+from gmmt.data.toys import example_pair
 
 
 def feature_map(image):
@@ -312,7 +312,7 @@ for s in (1, 2, 5, 10):
 # %%
 from tqdm import tqdm
 
-from gmmt.data.synthetic import half_blind
+from gmmt.data.toys import half_blind
 from gmmt.fusion import DiffusionFusion, OneCall
 from gmmt.networks.unet import UNet
 

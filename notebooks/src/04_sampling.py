@@ -380,7 +380,7 @@ plt.show()
 # compares mean, variance and correlation of $fused^*$ and its own $fused$ in windows of 7 x 7 cells: 1 if equal.
 
 # %%
-from gmmt.data.synthetic import half_blind
+from gmmt.data.toys import half_blind
 from gmmt.networks.unet import UNet
 
 n_steps, rate = run.pick(smoke=20, cpu=600, gpu=5000), 3e-3

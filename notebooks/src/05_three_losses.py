@@ -122,7 +122,8 @@ plt.show()
 
 
 # %% tags=["nbval-check-output"]
-from gmmt.fusion import VARIANTS, make_fusion, unit_noise
+from gmmt.draws import unit_noise
+from gmmt.fusion import VARIANTS, make_fusion
 from gmmt.networks.discriminator import Discriminator
 from gmmt.networks.unet import UNet
 

@@ -220,7 +220,7 @@ print(f"{counts[0]} points are target, {counts[1]} background, of 121: naive = g
 print("both parts of Loss_track: naive = gmmt")
 
 # %%
-from gmmt import miniature
+from gmmt.study import miniature
 
 bar = {"progress": run.profile != "smoke"}
 names = ("RGB", "TIR", "Base", "DM")
@@ -424,7 +424,7 @@ plt.show()
 # %%
 import pandas as pd
 
-from gmmt.fusion import Draws
+from gmmt.draws import Draws
 from gmmt.results import mean_interval
 
 half = len(videos[0]) // 2

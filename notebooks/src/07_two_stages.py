@@ -125,7 +125,7 @@ def naive_box(pool, draw, n, i):
 
 # %% tags=["nbval-check-output"]
 from gmmt.data import synthetic
-from gmmt.training import Pairs
+from gmmt.data.pairs import Pairs
 
 videos, at = synthetic.benchmark("train", 8, 48), [0, 16, 32]
 images = np.stack([[v.frame(i) for i in at] for v in videos])
@@ -283,7 +283,7 @@ for stage, epochs, warm in (("1.1", 20, 5), ("1.2", 20, 5), ("2", 100, 20)):
     print(f"stage {stage}: first, highest, last rate {ends}: naive = gmmt")
 
 # %% alt="Two panels of learning rate on a log scale. Left, the supplement: both plans rise from 0.001 to 0.005 and fall along a line to 0.00005, over 20 or 100 epochs; the staircase of SiamBAN's own code follows the first. Right, ours: the same shape over the profile's steps, with a peak of 0.002 in stage 1.1, of 0.004 in stage 1.2 and of 0.002 in stage 2"
-from gmmt import miniature
+from gmmt.study import miniature
 
 plans = {k[:3]: miniature.plan_of("DM", k, run.profile) for k in ("1.1 rgb", "1.2", "2")}
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.7))
@@ -574,7 +574,7 @@ run.headline(f"points of SR: {gained}")
 
 
 # %% tags=["nbval-check-output"]
-from gmmt.fusion import Draws
+from gmmt.draws import Draws
 
 
 def gradients(stage, batch, draw):

@@ -32,8 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from gmmt import metrics, miniature, notebook, plot, results, tracking
-from workflow import seeds
+from gmmt import metrics, notebook, plot, results, tracking
+from gmmt.study import miniature, seeds
 
 run = notebook.start("08_table_2", profile=profile, seed=seed)
 

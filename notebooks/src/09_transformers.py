@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gmmt import miniature, notebook, plot, results
+from gmmt import notebook, plot, results
 
 run = notebook.start("09_transformers", profile=profile, seed=seed)
 
@@ -120,6 +120,8 @@ def naive_block(block, X):
 
 
 # %% tags=["nbval-check-output"]
+from gmmt.study import miniature
+
 torch.manual_seed(0)
 block = miniature.make_tracker("ostrack").backbone.blocks[0].double()
 X, search = torch.randn(12, 64).double(), torch.arange(8)  # 4 template tokens, 8 of the search
@@ -425,7 +427,7 @@ for name in rows:
 
 # %% tags=["nbval-check-output"]
 from gmmt.files import stored_results_dir
-from workflow import seeds
+from gmmt.study import seeds
 
 folder = stored_results_dir() / "miniature_vit"
 two, six, log = seeds.read("cpu"), seeds.read("cpu", folder), pd.read_csv(folder / "choices.csv")

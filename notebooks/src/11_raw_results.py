@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from gmmt import notebook, plot, results
-from workflow import claims
+from gmmt.study import claims
 
 run = notebook.start("11_raw_results", profile=profile, seed=seed)
 
@@ -266,7 +266,7 @@ plt.show()
 
 # %%
 from gmmt.data import manifest
-from gmmt.data.benchmarks import read_boxes
+from gmmt.data.boxes import read_boxes
 from gmmt.errors import DownloadError
 
 try:

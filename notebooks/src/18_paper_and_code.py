@@ -398,7 +398,7 @@ print(variances.query("t in (0, 500, 999)").round(2).to_string(index=False))
 
 # %% tags=["nbval-check-output"]
 from gmmt import results
-from workflow import claims
+from gmmt.study import claims
 
 ledger = claims.ledger().set_index("id")
 for row in ledger.loc[["C16", "C17", "C18", "C20", "C29", "C30"]].itertuples():

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from gmmt import results
 from gmmt.data.benchmarks import ground_truth
 from gmmt.files import resource
-from workflow import seeds
+from gmmt.study import seeds
 
 VERDICTS = ("recomputed", "holds", "does not hold", "undecided", "not attempted")
 _SOURCES = {"T": "paper Table", "S": "supp Table", "F": "supp Figure"}

@@ -24,18 +24,19 @@ import numpy as np
 import torch
 
 from gmmt import files, tracking
-from gmmt.data import benchmarks, synthetic
-from gmmt.errors import SettingError
+from gmmt.data import synthetic
+from gmmt.data.boxes import read_results, write_results
+from gmmt.data.pairs import Pairs
+from gmmt.errors import SettingError, did_you_mean
 from gmmt.fusion import Fusion, make_fusion
 from gmmt.metrics import Scores
 from gmmt.networks.discriminator import Discriminator
 from gmmt.networks.unet import UNet
 from gmmt.networks.uvit import UViT
-from gmmt.notebook import did_you_mean
 from gmmt.trackers.base import Tracker
 from gmmt.trackers.official import KINDS
 from gmmt.trackers.siamese import Siamese
-from gmmt.training import STAGES, Pairs, Plan, Stage, hash_of, load_or_train
+from gmmt.training import STAGES, Plan, Stage, hash_of, load_or_train
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ def code_hash() -> str:
         "schedule",
         "trackers/*",
         "networks/*",
-        "data/crops",
-        "data/synthetic",
+        "data/*",
+        "draws",
     ):
         for path in sorted(files.PACKAGE.glob(f"{part}.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -339,14 +340,14 @@ def results(
         / f"s{steps}-z{seed}-{synthetic.fingerprint(videos)}"
     )
     if (where / "done.json").is_file():
-        return benchmarks.read_results(where, [v.name for v in videos], prefix="")
+        return read_results(where, [v.name for v in videos], prefix="")
     boxes = tracking.track(t.tracker, t.mode, videos, steps=steps, seed=seed, progress=progress)
-    tracking.write_results(boxes, where)
+    write_results(boxes, where)
     with files.atomic_write(where / "done.json") as file:
         json.dump(
             {"row": t.name, "key": t.key, "profile": profile, "steps": steps, "noise": seed}, file
         )
-    return benchmarks.read_results(
+    return read_results(
         where, [v.name for v in videos], prefix=""
     )  # rounded as in the files, whether it was new or not
 
