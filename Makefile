@@ -41,13 +41,13 @@ help:
 	@echo 'make clean      remove .venv, runs and whatever was built; downloaded data stays'
 
 reproduce: $(READY)
-	@$(PY) -m workflow.batch reproduce --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)' --params='$(PARAMS)'
+	@$(PY) -m workflow reproduce --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)' --params='$(PARAMS)'
 
 choices: $(READY)
-	@$(PY) -m workflow.batch reproduce --goal=choices --table='$(TABLE)' --profile='$(PROFILE)' --jobs='$(JOBS)'
+	@$(PY) -m workflow reproduce --goal=choices --table='$(TABLE)' --profile='$(PROFILE)' --jobs='$(JOBS)'
 
 table: $(READY)
-	@$(PY) -m workflow.batch reproduce --goal=table --table='$(TABLE)' --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
+	@$(PY) -m workflow reproduce --goal=table --table='$(TABLE)' --profile='$(PROFILE)' --seeds='$(SEED)' --jobs='$(JOBS)'
 
 # Two runs, because only the notebooks are under the profile smoke; both are made even if the first fails. Of a notebook the cells tagged
 # nbval-check-output are compared, the others must raise no error. Each worker gets its share of the cores.
@@ -73,7 +73,7 @@ lab: $(READY)
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: $(READY)
-	@$(PY) -m workflow.batch refresh --jobs='$(JOBS)' $(NOTEBOOKS)
+	@$(PY) -m workflow refresh --jobs='$(JOBS)' $(NOTEBOOKS)
 	@$(PY) -m workflow.picture
 
 book: $(BOOK_READY)

@@ -21,9 +21,9 @@ def main(argv: Sequence[str] = ()) -> None:
     import torch
 
     from gmmt import tracking
+    from gmmt.build import make_generator, make_tracker
     from gmmt.data import synthetic
     from gmmt.study import miniature
-    from gmmt.trackers.siamese import Siamese
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.track", description=__doc__.splitlines()[0]
@@ -38,13 +38,13 @@ def main(argv: Sequence[str] = ()) -> None:
         default=3,
         help="times that each thing is measured, after one warm-up (default 3)",
     )
-    given = parser.parse_args(argv)
-    n, length = (4, 6) if given.quick else (64, 48)
+    options = parser.parse_args(argv)
+    n, length = (4, 6) if options.quick else (64, 48)
     videos = synthetic.benchmark("val", n, length)
 
     torch.set_num_threads(1)
     seconds = []
-    for _ in range(given.rounds + 1):
+    for _ in range(options.rounds + 1):
         start = time.perf_counter()
         for video in synthetic.benchmark("train", n, length):
             video.frames()
@@ -55,39 +55,36 @@ def main(argv: Sequence[str] = ()) -> None:
         f"{verdict(rate, GENERATOR_BOUND)} frames/s"
     )
 
-    torch.set_num_threads(given.threads)
-    trackers, works = {}, {}
+    torch.set_num_threads(options.threads)
+    works = {}
     for name, steps in (("RGB", 1), ("Base", 1), ("RAW", 1), ("DM", 1), ("DM", 10), ("DM-uvit", 1)):
-        row = miniature.ROWS[name]
-        trackers[name] = Siamese()
-        if row.variant:
-            trackers[name].fusion = miniature.make_u(row, trackers[name].channels)
-        works[f"{name}, s = {steps}"] = (trackers[name].eval(), row.mode, steps)
+        row = miniature.config(name, "cpu")
+        tracker = make_tracker(row)
+        tracker.fusion = make_generator(row, tracker.channels)
+        works[f"{name}, s = {steps}"] = (tracker, row.mode, steps)
     times = {name: [] for name in works}
-    for k in range(given.rounds + 1):
+    for k in range(options.rounds + 1):
         for name, (tracker, mode, steps) in works.items():
             start = time.perf_counter()
-            tracking.track(tracker, mode, videos, steps=steps)
+            tracking.track_all(tracker, mode, videos, steps=steps)
             if k:
                 times[name].append(time.perf_counter() - start)
     print(
-        f"tracking, {given.threads} threads, {n} sequences in lock-step, frames drawn on the "
-        f"way, n = {given.rounds} rounds"
+        f"tracking, {options.threads} threads, {n} sequences in lock-step, frames drawn on the "
+        f"way, n = {options.rounds} rounds"
     )
     for name, spent in times.items():
         over = statistics.median(a / b for a, b in zip(spent, times["Base, s = 1"], strict=True))
         rate = n * length / statistics.median(spent)
-        shown = (
-            verdict(rate, TRACK_BOUND)
-            if name.endswith("s = 1") and "uvit" not in name
-            else f"{rate:.0f}"
-        )
+        bounded = name.endswith("s = 1") and "uvit" not in name
+        shown = verdict(rate, TRACK_BOUND) if bounded else f"{rate:.0f}"
         print(f"  {name:16s} {shown:24s} frames/s, {over:.2f} of Base's time")
 
 
 def verdict(rate: float, bound: float) -> str:
-    """Returns the rate beside its bound."""
-    return f"{rate:.0f} (bound {bound}: {'kept' if rate >= bound else 'NOT kept'})"
+    """The rate beside its bound."""
+    word = "kept" if rate >= bound else "NOT kept"
+    return f"{rate:.0f} (bound {bound}: {word})"
 
 
 if __name__ == "__main__":

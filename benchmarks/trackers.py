@@ -21,40 +21,37 @@ FLOP_BOUND = 0.9
 
 
 def cases(quick: bool) -> tuple[dict, dict]:
-    """Returns what makes each tracker, and what makes each U, by name."""
+    """What makes each tracker, and what makes each U, by name."""
     from gmmt.networks.unet import UNet
     from gmmt.networks.uvit import UViT
     from gmmt.trackers.tbsi import TBSI
     from gmmt.trackers.vipt import ViPT
     from gmmt.trackers.vit import OSTrack
 
-    small = (
-        {"hidden": 16, "dim": 48, "depth": 4, "heads": 4, "patch": 8, "template": 32, "search": 64}
-        if quick
-        else {}
-    )
-    keep, at, c = ({"keep": {1: 0.7}}, {"at": (0, 1)}, 48) if quick else ({}, {}, 768)
-    n, deep, options = (3, 2, {"groups": 8}) if quick else (9, 8, {})
-    heads = {"heads": 5} if quick else {}
+    small, keep, bridges, c, n, deep, unet, uvit = {}, {}, {}, 768, 9, 8, {}, {}
+    if quick:
+        sizes = {"dim": 48, "depth": 4, "heads": 4, "patch": 8, "template": 32, "search": 64}
+        small, keep, bridges = {"hidden": 16, **sizes}, {"keep": {1: 0.7}}, {"at": (0, 1)}
+        c, n, deep, unet, uvit = 48, 3, 2, {"groups": 8}, {"heads": 5}
     trackers = {
         "OSTrack (RGB alone)": lambda: OSTrack(**small, **keep),
         "ViPT": lambda: ViPT(**small, **keep),
-        "TBSI": lambda: TBSI(**small, **at),
+        "TBSI": lambda: TBSI(**small, **bridges),
     }
     networks = {
-        f"UNet n={n}": lambda: UNet(c, n, **options),
-        "UViT n=1": lambda: UViT(c, 1, **heads),
-        f"UViT n={deep}": lambda: UViT(c, deep, **heads),
+        f"UNet n={n}": lambda: UNet(c, n, **unet),
+        "UViT n=1": lambda: UViT(c, 1, **uvit),
+        f"UViT n={deep}": lambda: UViT(c, deep, **uvit),
     }
     return trackers, networks
 
 
 def crops(tracker, device: str = "cpu") -> tuple:
-    """Returns a template crop and a search crop [1, 4, H, W]."""
+    """A template crop and a search crop [1, 4, H, W]."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
-    sizes = tracker.template_size, tracker.search_size
+    sizes = tracker.crops.template, tracker.crops.search
     return tuple(
         (255 * torch.rand(1, 4, size, size, generator=draw, device="cpu")).to(device)
         for size in sizes
@@ -62,8 +59,8 @@ def crops(tracker, device: str = "cpu") -> tuple:
 
 
 def flops(tracker, mode: str, official: bool = False) -> float:
-    """Returns GFLOP of a frame of a tracker on the meta device; `official` counts TBSI's template
-    embedding and dropped tokens, too.
+    """GFLOP of a frame of a tracker on the meta device; `official` counts TBSI's template embedding
+    and dropped tokens, too.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -72,14 +69,15 @@ def flops(tracker, mode: str, official: bool = False) -> float:
         first, frame = crops(tracker, "meta")
         z = tracker.encode_template(first, mode)
         with FlopCounterMode(display=False) as counter:
-            official_search(tracker, first, frame, mode) if official else tracker.search(
-                z, frame, mode
-            )
+            if official:
+                official_search(tracker, first, frame, mode)
+            else:
+                tracker.search(z, frame, mode)
     return counter.get_total_flops() / 1e9
 
 
 def official_bridge(module, x, source):
-    """Returns what TBSI's bridge does, computed as in the official code: with a perceptron on
+    """What TBSI's bridge does, computed as in the official code: with a perceptron on
     tokens that are dropped.
     """
     import torch
@@ -93,7 +91,7 @@ def official_bridge(module, x, source):
 
 
 def official_search(tracker, first, frame, mode: str):
-    """Returns TBSI's answer, computed as in the official code; without the fusion convolution where
+    """TBSI's answer, computed as in the official code; without the fusion convolution where
     GMMT takes its place, as in ours.
     """
     from unittest.mock import patch
@@ -107,16 +105,15 @@ def official_search(tracker, first, frame, mode: str):
         z = tracker.encode_template(first, mode).transpose(0, 1).flatten(0, 1)
         x = b.embed(torch.cat(tracker.images(frame)), b.pos_embed_x)
         f_rgb, f_tir = tracker.map(b(z, x)).chunk(2)
-    fused = (
-        tracker.fuse(torch.cat([f_rgb, f_tir], dim=1))
-        if mode == "base"
-        else tracker.fusion.sample(f_rgb, f_tir)
-    )
+    if mode == "base":
+        fused = tracker.fuse(torch.cat([f_rgb, f_tir], dim=1))
+    else:
+        fused = tracker.fusion.sample(f_rgb, f_tir)
     return tracker.head[mode](None, fused)
 
 
 def with_fusion(make, network, fusion):
-    """Returns the tracker with a U in it, if any, and without the heads that its mode does not
+    """The tracker with a U in it, if any, and without the heads that its mode does not
     use.
     """
     tracker = make()
@@ -129,7 +126,7 @@ def with_fusion(make, network, fusion):
 
 
 def measure(make, network, device: str, rounds: int) -> dict:
-    """Returns a row: parameters, GFLOP, seconds of a frame in float32 and bf16 (all weights cast
+    """A row: parameters, GFLOP, seconds of a frame in float32 and bf16 (all weights cast
     once), and bf16's relative error.
     """
     import torch
@@ -182,10 +179,10 @@ def main(argv: Sequence[str] = ()) -> None:
         default=3,
         help="times that each thing is measured, after one warm-up (default 3)",
     )
-    given = parser.parse_args(argv)
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trackers, networks = cases(given.quick)
+    trackers, networks = cases(options.quick)
 
     print(
         "TBSI's arithmetic, ours and as in the official code (perceptrons on tokens that are "
@@ -206,10 +203,8 @@ def main(argv: Sequence[str] = ()) -> None:
     small = build(lambda: cases(True)[0]["TBSI"](), device)
     first, frame = crops(small, device)
     with torch.inference_mode():
-        ours, theirs = (
-            small.search(small.encode_template(first, "base"), frame, "base"),
-            official_search(small, first, frame, "base"),
-        )
+        ours = small.search(small.encode_template(first, "base"), frame, "base")
+        theirs = official_search(small, first, frame, "base")
     print(
         "  a small TBSI's answers differ by "
         f"{max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)):.1e} at "
@@ -217,8 +212,8 @@ def main(argv: Sequence[str] = ()) -> None:
     )
 
     print(
-        f"trackers on {processor(device)}, {given.threads} threads, torch "
-        f"{torch.__version__}, one frame, n = {given.rounds} rounds"
+        f"trackers on {processor(device)}, {options.threads} threads, torch "
+        f"{torch.__version__}, one frame, n = {options.rounds} rounds"
     )
     print(
         f"bf16 instructions: {bf16_instructions(device) or 'none'}; ms are medians; error: "
@@ -230,7 +225,7 @@ def main(argv: Sequence[str] = ()) -> None:
     )
     for name, make in trackers.items():
         for u, network in ({"": None} | (networks if "RGB" not in name else {})).items():
-            row = measure(make, network, device, given.rounds)
+            row = measure(make, network, device, options.rounds)
             full, half = (statistics.median(row[t]) for t in (torch.float32, torch.bfloat16))
             label = name + (f" + GMMT({u})" if u else "")
             print(

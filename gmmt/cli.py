@@ -8,26 +8,27 @@ from typing import Annotated, Literal
 
 import typer
 
+from gmmt.config_file import resolve_profile
 from gmmt.data import manifest
 from gmmt.errors import GmmtError, SettingError
 from gmmt.files import ROOT
-from gmmt.notebook import resolve_profile
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", envvar="GMMT_DATA", help="Folder for data (default: data/ of the checkout)."
-    ),
-]
-Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or auto.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of training.")]
+
+def option(words: str, *names: str, **more):
+    """Returns typer's description of an option."""
+    return typer.Option(*names, help=words, **more)
+
+
+DATA = option("Folder for data (default: data/ of the checkout).", "--data", envvar="GMMT_DATA")
+Data = Annotated[Path | None, DATA]
+Profile = Annotated[str, option("smoke, cpu, gpu or auto.")]
+Seed = Annotated[int, option("Seed of training.", min=0)]
 Weights = Annotated[
-    Path | None,
-    typer.Option(help="Folder of trained weights (default: runs/PROFILE/seedK/trackers)."),
+    Path | None, option("Folder of trained weights (default: runs/PROFILE/seedK/trackers).")
 ]
 
 
@@ -37,8 +38,7 @@ def fetch(
         list[str] | None, typer.Argument(help="Names in data_manifests/; none lists them.")
     ] = None,
     mirror: Annotated[
-        Path | None,
-        typer.Option(envvar="GMMT_MIRROR", help="Take the files from here, not from the network."),
+        Path | None, option("Take the files from here, not from the network.", envvar="GMMT_MIRROR")
     ] = None,
     data: Data = None,
 ) -> None:
@@ -75,32 +75,20 @@ def score(
     ],
     benchmark: Annotated[
         Literal["gtot", "rgbt210", "rgbt234", "lasher"],
-        typer.Option(help="Whose ground truth and official protocol."),
+        option("Whose ground truth and official protocol."),
     ],
-    by: Annotated[
-        Literal["attribute"] | None, typer.Option(help="Also a row for each attribute.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a tidy CSV; - is standard output.")
-    ] = None,
-    tracker: Annotated[
-        str | None, typer.Option(help="Name in the table (default: the folder's).")
-    ] = None,
+    by: Annotated[Literal["attribute"] | None, option("Also a row for each attribute.")] = None,
+    out: Annotated[Path | None, option("Write a tidy CSV; - is standard output.")] = None,
+    tracker: Annotated[str | None, option("Name in the table (default: the folder's).")] = None,
     prefix: Annotated[
         str | None,
-        typer.Option(
-            help="What stands before the sequence in file names (default: found by itself)."
-        ),
+        option("What stands before the sequence in file names (default: found by itself)."),
     ] = None,
     lengths: Annotated[
-        Literal["official", "clip", "pad"],
-        typer.Option(help="Unequal lengths: see gmmt.metrics.Protocol."),
+        Literal["official", "clip", "pad"], option("Unequal lengths: see gmmt.metrics.Protocol.")
     ] = "official",
     bootstrap: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Resamples of the sequences behind the 95 % intervals; 0 for none."
-        ),
+        int, option("Resamples of the sequences behind the 95 % intervals; 0 for none.", min=0)
     ] = 2000,
 ) -> None:
     """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
@@ -135,48 +123,60 @@ def score(
 @app.command()
 def train(
     rows: Annotated[
-        list[str],
-        typer.Argument(
-            help="Rows of the miniature's table: RGB, TIR, Base, HEAD, RAW, CGAN, DM, ..."
-        ),
-    ],
+        list[str] | None,
+        typer.Argument(help="Rows of the miniature's tables: RGB, TIR, Base, HEAD, RAW, DM, ..."),
+    ] = None,
+    config: Annotated[
+        list[Path] | None, option("A configuration; a row stands for configs/miniature/ROW.yaml.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, option("A field to change: plans.2.lam=3, data.source=...", "--set")
+    ] = None,
+    show: Annotated[bool, option("Print all that the row depends on, and stop.")] = False,
     profile: Profile = "auto",
     seed: Seed = 0,
     weights: Weights = None,
-    source: Annotated[
-        str, typer.Option(help="mini-rgbt, or roadscene-motion (fetch roadscene first).")
-    ] = "mini-rgbt",
 ) -> None:
-    """Train rows of the miniature's table with all that they build on, and score them on
-    validation. On several processes: torchrun.
+    """Train rows with all that they build on, and score them on validation. On several processes:
+    torchrun -m gmmt.cli train ...
     """
+    from accelerate import PartialState
+
+    from gmmt import config as configuration
+    from gmmt import config_file, experiment
     from gmmt.study import miniature
 
     profile, folder = _place(profile, seed, weights)
-    for name in rows:
-        row = miniature.train(name, profile, seed, folder, source=source, progress=True)
-        scores, _ = miniature.scores(row, profile, "val", folder, source=source, progress=True)
+    paths = [miniature.config_path(name) for name in rows or []] + list(config or [])
+    if not paths:
+        raise SettingError("nothing to train: name a row (gmmt train DM) or a file (--config FILE)")
+    tree = config_file.changes_from(changes or [])
+    for path in paths:
+        row = config_file.load(path, profile, tree)
+        if show:
+            print(configuration.show(row), end="")
+            continue
+        trained = experiment.train(row, seed, folder, progress=True)
+        if not PartialState().is_main_process:
+            continue  # of several processes one tracks and prints
+        scores, _ = miniature.scores(trained, "val", progress=True)
         numbers = ", ".join(f"{m} {100 * scores.mean(m):.1f}" for m in scores.values)
-        where = (
-            f"{len(scores.sequences)} validation sequences of {source}; weights: "
-            f"{folder}/{name}-{row.key}.safetensors"
-        )
-        print(f"{name}: {numbers} on {where}")
+        n = len(scores.sequences)
+        print(f"{row.name}: {numbers} on {n} validation sequences of {row.data.source}")
+        print(f"weights: {trained.file}")
 
 
 @app.command()
 def track(
     sequence: Annotated[
-        Path, typer.Option(help="Folder with two folders of images, and a file of boxes or --box.")
+        Path, option("Folder with two folders of images, and a file of boxes or --box.")
     ],
-    row: Annotated[str, typer.Option(help="Which tracker: a row of the miniature's table.")] = "DM",
-    box: Annotated[
-        str | None, typer.Option(help="The target in the first frame: x,y,w,h in pixels.")
-    ] = None,
+    row: Annotated[str, option("Which tracker: a row of the miniature's table.")] = "DM",
+    box: Annotated[str | None, option("The target in the first frame: x,y,w,h in pixels.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the boxes (default: SEQUENCE.txt here).")
+        Path | None, option("Where to write the boxes (default: SEQUENCE.txt here).")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps of DM.")] = 1,
+    steps: Annotated[int, option("Sampling steps of DM.", min=1)] = 1,
     profile: Profile = "auto",
     seed: Seed = 0,
     weights: Weights = None,
@@ -185,8 +185,9 @@ def track(
     first if need be.
     """
     import numpy as np
+    from tqdm import tqdm
 
-    from gmmt import metrics, tracking
+    from gmmt import compute, metrics, tracking
     from gmmt.data.boxes import write_results
     from gmmt.data.video import read_video
     from gmmt.study import miniature
@@ -200,23 +201,19 @@ def track(
     video, scale = read_video(sequence, first)
     profile, folder = _place(profile, seed, weights)
     trained = miniature.train(row, profile, seed, folder, progress=True)
-    boxes = (
-        tracking.track(trained.tracker, trained.mode, [video], steps=steps, progress=True)[
-            video.name
-        ]
-        / scale
-    )
+    reading = tracking.Reading(**trained.config.reading)
+    with compute.threads(trained.config.compute.threads):
+        found = tracking.track(trained.tracker, trained.mode, video, steps=steps, reading=reading)
+        boxes = np.stack([box for box, _ in tqdm(found, f"track {video.name}", len(video))]) / scale
     out = (out or Path(f"{video.name}.txt")).with_suffix(".txt")
     write_results({out.stem: boxes}, out.parent)
+    words = f"{row}: {len(boxes)} boxes in {out}"
     known = np.isfinite(video.boxes).all(1)
     known[0] = False  # it was given
-    overlap = metrics.overlap(boxes, video.boxes / scale)[known]
-    words = (
-        f"; mean overlap {overlap.mean():.2f} with {len(overlap)} later annotated frames"
-        if len(overlap)
-        else ""
-    )
-    print(f"{row}: {len(boxes)} boxes in {out}{words}")
+    if known.any():
+        overlap = metrics.overlap(boxes[known], video.boxes[known] / scale)
+        words += f"; mean overlap {overlap.mean():.2f} with {len(overlap)} later annotated frames"
+    print(words)
 
 
 def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:

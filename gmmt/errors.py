@@ -29,6 +29,10 @@ class SettingError(GmmtError, ValueError):
     """A profile, parameter or option that does not exist or is out of range."""
 
 
+class StoredError(GmmtError, ValueError):
+    """Stored results do not belong together, or were made by other code than this."""
+
+
 class WeightsError(GmmtError, ValueError):
     """A file of weights is not readable, or another model's."""
 

@@ -1,6 +1,7 @@
 """Where files are, and how they are written: the few paths that everything else asks for."""
 
 import contextlib
+import json
 import os
 import uuid
 from pathlib import Path
@@ -27,6 +28,11 @@ def stored_results_dir() -> Path:
     return ROOT / "notebooks" / "results" if ROOT else PACKAGE / "stored_results"
 
 
+def config_dir() -> Path:
+    """Returns the folder of configurations: the checkout's, else the installed package's copy."""
+    return ROOT / "configs" if ROOT else PACKAGE / "configs"
+
+
 def data_dir() -> Path:
     """Returns the folder that fetched data goes to: $GMMT_DATA, else data/ in the checkout, else
     the user's cache.
@@ -49,9 +55,8 @@ def atomic_write(path: Path | str, mode: str = "w"):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(
-            temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})
-        ) as file:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        with open(temporary, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -59,3 +64,17 @@ def atomic_write(path: Path | str, mode: str = "w"):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: Path) -> dict | None:
+    """Returns what a JSON file holds, or None if it is absent or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: dict, indent: int | None = 2) -> None:
+    """Writes a JSON file in one step."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")

@@ -1,86 +1,123 @@
-"""Fusion of modalities' features as generation: how `fused` is learned, and how fused* is made at
-test time.
+"""Fusion of modalities' features as generation: how `fused` is learned, and fused* made at test.
 
 Every variant has the same methods, so that a tracker need not know which one it holds:
 
-    loss(fused, f_1, f_2, generator=g) -> (fused_star, terms)    training: a fused feature for the
-    head, and the generative loss sample(f_1, f_2, steps=s, generator=g) -> fused_star         test
+    loss(fused, f_1, f_2, generator=g) -> (fused_star, terms)
+        training: a fused feature for the head, and the terms of the generative loss
+    sample(f_1, f_2, steps=s, generator=g) -> fused_star
+        test
 
 All features are [B, C, H, W]. What goes in and out, exactly:
 
 | variant | into U | t | generative loss | fused_star in training | at test |
 |---|---|---|---|---|---|
-| DM | x_t, f_1, f_2 | random | on x_0, noise or v | x_0_hat at t, or at the last | s steps |
-| CGAN | z, f_1, f_2 | 0 | LSGAN: D(fused or fused_star, ...) | the output | one call, z drawn |
-| RAW | 0, f_1, f_2 | 0 | L2 to fused | the output | one call |
-| NOISE control | z, f_1, f_2 | 0 | L2 to fused (RAW with z) | the output | one call, z drawn |
-| TRK control | 0, f_1, f_2 | 0 | none (lam = 0) | the output | one call |
+| DM | x_t, f_1, f_2 | random | on x_0, noise or v | x_0_hat at that t, or the last | s calls |
+| CGAN | z, f_1, f_2 | 0 | LSGAN: D(fused_star, f_1, f_2) to 1 | the output | one call |
+| RAW | zeros, f_1, f_2 | 0 | squared error to fused | the output | one call |
+| NOISE control | z, f_1, f_2 | 0 | squared error to fused | the output | one call |
+| TRK control | zeros, f_1, f_2 | 0 | none: the tracker's alone | the output | one call |
 
+z is unit noise, drawn anew in every call of `loss` and `sample`, as is the x_t that DM starts from
+at test. A CGAN's D learns in its own turn: D(fused, f_1, f_2) to 1, D(fused_star, f_1, f_2) to 0.
 The paper keeps U for RAW and does not say what stands in the noise's place; here zeros do, so that
 NOISE - RAW isolates the noise.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmmt.draws import random_steps, unit_noise
+from gmmt.draws import RandomSource, random_steps, unit_noise
 from gmmt.schedule import Schedule
 
+Network = Callable[..., Tensor]
 VARIANTS = ("DM", "CGAN", "RAW", "NOISE", "TRK")
 
 
 class Fusion(nn.Module):
-    """What all variants share: the network U, and the normalisation of features, which is part of
-    the module's state.
+    """What all variants share: the network U, and the normalisation of features as module state.
 
     Inside, every channel of `fused`, f_1, ... has mean 0 and variance 1 over the training set, as
     diffusion wants it; fused* leaves in the tracker's own units.
     """
 
+    turns: tuple[str, ...] = ("all",)
+    """Who learns, one after the other, within one training step."""
+
     def __init__(self, network: nn.Module, channels: int, modalities: int = 2):
-        """Wraps U(x, t, f_1, ..., f_m) for features with `channels` channels; until `fit` is called
-        they are taken as they are.
+        """Wraps U, from x and m `modalities` [B, C, H, W] each and t [B] to [B, C, H, W].
+
+        Until `fit` is called, features are taken as they are.
         """
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.zeros(1 + modalities, channels))
         self.register_buffer("std", torch.ones(1 + modalities, channels))
 
+    def parameters_of(self, turn: str) -> list[nn.Parameter]:
+        """What learns in one of the `turns` (ValueError: another): in "all" no discriminator."""
+        if turn not in self.turns:
+            raise ValueError(f"turn must be one of {self.turns}, got {turn!r}")
+        return list(self.parameters())
+
     def fit(self, fused: Tensor, *features: Tensor) -> None:
-        """Takes the mean and standard deviation of each channel from training features [N, C, H,
-        W].
+        """Takes each channel's mean and deviation from training features [N, C, H, W].
+
+        ValueError for another number or shape of features, or if these are not finite.
         """
+        self._check(features, fused)
         for i, x in enumerate((fused, *features)):
-            self.mean[i] = x.mean((0, 2, 3))
-            self.std[i] = x.std((0, 2, 3)).clamp(min=1e-6)
+            mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
+            if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+                name = "fused" if i == 0 else f"f_{i}"
+                raise ValueError(f"{name} has no finite mean and deviation in some channel")
+            self.mean[i] = mean
+            self.std[i] = std.clamp(min=1e-6)
 
     def normalize(self, i: int, x: Tensor) -> Tensor:
-        """Returns x [B, C, H, W] with standardised channels; i = 0 is `fused`, i = 1.. the
-        modalities.
-        """
+        """x [B, C, H, W] with standardised channels; i = 0 is `fused`, i = 1.. the modalities."""
         return (x - self.mean[i, :, None, None]) / self.std[i, :, None, None]
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Returns fused* [B, C, H, W] in the tracker's units."""
+        """fused* [B, C, H, W] in the tracker's units."""
         return x * self.std[0, :, None, None] + self.mean[0, :, None, None]
 
-    def given(self, features: tuple[Tensor, ...]) -> list[Tensor]:
-        """Returns the standardised conditions."""
+    def conditions(self, features: tuple[Tensor, ...], fused: Tensor | None = None) -> list[Tensor]:
+        """The standardised features of the modalities; ValueError unless all, `fused` too, fit."""
+        self._check(features, fused)
         return [self.normalize(i, f) for i, f in enumerate(features, start=1)]
 
-    def call(self, x: Tensor, t: Tensor, given: list[Tensor]) -> Tensor:
-        """Returns U(x, t, f_1, ...) [B, C, H, W] in x's own precision, whatever the precision of
-        U's weights.
-        """
+    def _check(self, features: tuple[Tensor, ...], fused: Tensor | None) -> None:
+        modalities, channels = len(self.mean) - 1, self.mean.shape[1]
+        if len(features) != modalities:
+            raise ValueError(f"made for {modalities} modalities, got {len(features)} features")
+        shapes = [tuple(x.shape) for x in (fused, *features) if x is not None]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 4 or shapes[0][1] != channels:
+            raise ValueError(f"all features must have one shape [B, {channels}, H, W]: {shapes}")
+
+    def network_output(
+        self, x: Tensor, t: Tensor, conditions: list[Tensor], network: Network | None = None
+    ) -> Tensor:
+        """U(x, t, f_1, ...) in U's own precision, returned in x's; `network` stands in for U."""
         dtype = next(self.network.parameters(), x).dtype
-        return self.network(x.to(dtype), t, *(g.to(dtype) for g in given)).to(x.dtype)
+        call = self.network if network is None else network
+        return call(x.to(dtype), t, *(f.to(dtype) for f in conditions)).to(x.dtype)
+
+
+def held_fixed(module: nn.Module) -> Network:
+    """The module as a function that hands gradients on to its inputs, but keeps its state.
+
+    In training mode a batch norm still uses the statistics of the batch, as in its own turn.
+    """
+    state = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    state.update((name, buffer.clone()) for name, buffer in module.named_buffers())
+    return lambda *inputs: torch.func.functional_call(module, state, inputs)
 
 
 class OneCall(Fusion):
-    """RAW, NOISE and TRK: one call of U at a constant t, with zeros or noise in x_t's place, with
-    or without the L2 to `fused`. Eq. (6).
-    """
+    """RAW, NOISE (`noise`) and TRK (not `supervised`): one call of U. Eq. (6), first line."""
 
     def __init__(
         self,
@@ -90,79 +127,77 @@ class OneCall(Fusion):
         noise: bool = False,
         supervised: bool = True,
     ):
-        """Makes RAW; `noise=True` makes NOISE, `supervised=False` makes TRK, which only the
-        tracker's own loss trains.
-        """
         super().__init__(network, channels, modalities)
         self.noise, self.supervised = noise, supervised
 
-    def _call(self, given: list[Tensor], generator: torch.Generator | None) -> Tensor:
-        z = unit_noise(given[0], generator) if self.noise else torch.zeros_like(given[0])
-        return self.call(z, z.new_zeros(len(z)), given)
+    def generate(
+        self, conditions: list[Tensor], generator: RandomSource, network: Network | None = None
+    ) -> Tensor:
+        """U(0 or z, 0, f_1, ...), the standardised fused*; `network` stands in for U."""
+        if self.noise:
+            x = unit_noise(conditions[0], generator)
+        else:
+            x = torch.zeros_like(conditions[0])
+        return self.network_output(x, x.new_zeros(len(x)), conditions, network)
 
     def loss(
-        self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None
+        self, fused: Tensor, *features: Tensor, generator: RandomSource = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns fused* [B, C, H, W] and {"raw": squared error to `fused`}, or no term at all for
-        TRK.
-        """
-        x = self._call(self.given(features), generator)
-        terms = (
-            {"raw": F.mse_loss(x.float(), self.normalize(0, fused).float())}
-            if self.supervised
-            else {}
-        )
-        return self.denormalize(x), terms
+        conditions, x_0 = self.conditions(features, fused), self.normalize(0, fused)
+        output = self.generate(conditions, generator)
+        terms = {}
+        if self.supervised:
+            terms["raw"] = F.mse_loss(output.float(), x_0.float())
+        return self.denormalize(output), terms
 
-    def sample(
-        self, *features: Tensor, steps: int = 1, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Returns fused* [B, C, H, W]; one call of U whatever `steps` is."""
-        return self.denormalize(self._call(self.given(features), generator))
+    def sample(self, *features: Tensor, steps: int = 1, generator: RandomSource = None) -> Tensor:
+        """One call of U, whatever `steps` is."""
+        return self.denormalize(self.generate(self.conditions(features), generator))
 
 
 class CGANFusion(OneCall):
-    """CGAN: U as generator, and a discriminator that is trained in turn with it, both by squared
-    errors (LSGAN). Eq. (6), second line.
+    """CGAN: U as generator, and a discriminator D(x, f_1, ...) -> [B] in (0, 1) that learns in its
+    own turn, both by squared errors (LSGAN). Eq. (6), second line.
     """
+
+    turns = ("D", "all")
 
     def __init__(
         self, network: nn.Module, discriminator: nn.Module, channels: int, modalities: int = 2
     ):
-        """Wraps G = U(z, t, f_1, ...) and D(x, f_1, ...) -> [B] in (0, 1)."""
         super().__init__(network, channels, modalities, noise=True)
         self.discriminator = discriminator
 
+    def parameters_of(self, turn: str) -> list[nn.Parameter]:
+        every = super().parameters_of(turn)
+        of_discriminator = set(self.discriminator.parameters())
+        if turn == "D":
+            return [p for p in every if p in of_discriminator]
+        return [p for p in every if p not in of_discriminator]
+
     def discriminator_loss(
-        self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None
+        self, fused: Tensor, *features: Tensor, generator: RandomSource = None
     ) -> Tensor:
-        """Returns Loss_D = Loss_D0 + Loss_D1: D should answer 0 for fused*, 1 for `fused`. Step D
-        with it first; G stays as it is.
-        """
-        given = self.given(features)
+        """Loss_D = Loss_D0 + Loss_D1: D should answer 0 for fused*, 1 for `fused`; G is fixed."""
+        conditions, x_0 = self.conditions(features, fused), self.normalize(0, fused)
         with torch.no_grad():
-            fake = self._call(given, generator)
-        real = self.discriminator(self.normalize(0, fused), *given).float()
-        fake = self.discriminator(fake, *given).float()
+            x = self.generate(conditions, generator, held_fixed(self.network))
+        real = self.discriminator(x_0, *conditions).float()
+        fake = self.discriminator(x, *conditions).float()
         return fake.square().mean() + (1 - real).square().mean()
 
     def loss(
-        self, fused: Tensor, *features: Tensor, generator: torch.Generator | None = None
+        self, fused: Tensor, *features: Tensor, generator: RandomSource = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns fused* [B, C, H, W] and {"cgan": Loss_G}: D, held fixed, should answer 1 for
-        fused*.
-        """
-        given = self.given(features)
-        x = self._call(given, generator)
-        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        answer = torch.func.functional_call(self.discriminator, frozen, (x, *given)).float()
+        """fused* and {"cgan": Loss_G}: D, held fixed, should answer 1 for fused*."""
+        conditions = self.conditions(features, fused)
+        x = self.generate(conditions, generator)
+        answer = held_fixed(self.discriminator)(x, *conditions).float()
         return self.denormalize(x), {"cgan": (1 - answer).square().mean()}
 
 
 class DiffusionFusion(Fusion):
-    """DM: U restores `fused` from any amount of noise, given the modalities. Eqs. (2), (4) and (6),
-    third line.
-    """
+    """DM: U restores `fused` from any amount of noise. Eqs. (2), (4) and (6), third line."""
 
     def __init__(
         self,
@@ -175,44 +210,47 @@ class DiffusionFusion(Fusion):
         track_t: str = "random",
         time: str = "step",
     ):
-        """Wraps U(x_t, t, f_1, ...); ValueError for another value, or for "released" weighting of
-        another target than x_0.
+        """Wraps U(x_t, t, f_1, ...); ValueError for values that are not named here.
 
-        - `schedule` is cosine with T = 1000 unless given; `target` is what U predicts: "x_0",
-          "noise" (the paper's text) or "v".
-        - `weighting`: "plain" squared error on the target, or "released": U predicts x_0, the error
-          is that of the noise derived from it.
-        - `track_t`: the head gets x_0_hat at the "random" t of the loss (released), or at the
-          "last" t from pure noise, as at test.
-        - `time`: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but
-          alpha_bar at test (released).
+        Args:
+            schedule: of the noise; cosine with T = 1000 unless given.
+            target: what U predicts: "x_0", "noise" (the paper's text) or "v".
+            weighting: "plain" squared error on the target, or "released": U predicts x_0, the error
+                is that of the noise derived from it.
+            track_t: the head gets x_0_hat at the "random" t of the loss (released), or at the
+                "last" t from pure noise, as at test.
+            time: U is told the "step" t (paper), or the "level": sqrt(alpha_bar) in training but
+                alpha_bar at test (released).
         """
         super().__init__(network, channels, modalities)
         self.schedule = schedule or Schedule.cosine()
         self.target, self.weighting, self.track_t, self.time = target, weighting, track_t, time
-        known = {"target": ("x_0", "noise", "v"), "weighting": ("plain", "released")}
-        known |= {"track_t": ("random", "last"), "time": ("step", "level")}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        for name, value, known in (
+            ("target", target, ("x_0", "noise", "v")),
+            ("weighting", weighting, ("plain", "released")),
+            ("track_t", track_t, ("random", "last")),
+            ("time", time, ("step", "level")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
         if weighting == "released" and target != "x_0":
             raise ValueError("the released weighting is for target='x_0'")
 
-    def _predict(
-        self, x_t: Tensor, t: Tensor, given: list[Tensor], training: bool
+    def predict(
+        self, x_t: Tensor, t: Tensor, conditions: list[Tensor], training: bool
     ) -> tuple[Tensor, Tensor]:
-        """Returns U's output and the x_0_hat that it implies, both [B, C, H, W], for steps t
-        [B].
-        """
+        """U's output and the x_0_hat that it implies, both [B, C, H, W], for steps t [B]."""
         time = t
         if self.time == "level":
-            alpha_bar = self.schedule.alpha_bar[t.cpu()]
-            time = alpha_bar.sqrt() if training else alpha_bar
-        out = self.call(x_t, time.to(x_t.device), given)
+            time = self.schedule.alpha_bar[t.cpu()]
+            if training:
+                time = time.sqrt()
+        output = self.network_output(x_t, time.to(x_t.device), conditions)
         if self.target == "x_0":
-            return out, out
-        convert = self.schedule.predict_x_0 if self.target == "noise" else self.schedule.x_0_from_v
-        return out, convert(x_t, t, out)
+            return output, output
+        if self.target == "noise":
+            return output, self.schedule.predict_x_0(x_t, t, output)
+        return output, self.schedule.x_0_from_v(x_t, t, output)
 
     def loss(
         self,
@@ -220,60 +258,77 @@ class DiffusionFusion(Fusion):
         *features: Tensor,
         t: Tensor | None = None,
         noise: Tensor | None = None,
-        generator=None,
-    ):
-        """Returns x_0_hat [B, C, H, W] for the head and {"dm": the loss at steps t [B] with noise
-        [B, C, H, W]}, random unless given.
+        generator: RandomSource = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """x_0_hat for the head, and {"dm": the loss}.
+
+        Steps t [B] and unit noise [B, C, H, W] are drawn unless given; ValueError for other shapes.
         """
-        t = random_steps(self.schedule.T, len(fused), generator) if t is None else t
-        noise = unit_noise(fused, generator) if noise is None else noise
-        given, x_0 = self.given(features), self.normalize(0, fused)
-        x_t = self.schedule.q_sample(x_0, t, noise)
+        conditions, x_0 = self.conditions(features, fused), self.normalize(0, fused)
         n = len(x_0)
-        if self.track_t == "last":  # both calls in one batch
+
+        # 1. A step t and unit noise for each item.
+        t = random_steps(self.schedule.T, n, generator) if t is None else t
+        noise = unit_noise(fused, generator) if noise is None else noise
+        if t.shape != (n,) or noise.shape != x_0.shape:
+            raise ValueError(f"t must have shape {(n,)} and noise {tuple(x_0.shape)}")
+
+        # 2. `fused` with that much noise: Eq. (2).
+        x_t = self.schedule.q_sample(x_0, t, noise)
+
+        # 3. What U makes of it. If the head is to get what it will meet at test, U is called in the
+        #    same batch for pure noise of its own, at the last step.
+        if self.track_t == "last":
             x_t = torch.cat([x_t, unit_noise(x_0, generator)])
             t = torch.cat([t, torch.full((n,), self.schedule.T - 1)])
-            given = [torch.cat([g, g]) for g in given]
-        out, x_0_hat = self._predict(x_t, t, given, training=True)
+            conditions = [torch.cat([f, f]) for f in conditions]
+        output, x_0_hat = self.predict(x_t, t, conditions, training=True)
+
+        # 4. The error at the steps of 1: Eq. (6), third line, for target = "noise".
+        x_t, t, prediction = x_t[:n], t[:n], output[:n].float()
         if self.weighting == "released":
-            error = (
-                self.schedule.predict_noise(x_t[:n], t[:n], x_0_hat[:n].float()) - noise
-            ).square()
+            prediction, goal = self.schedule.predict_noise(x_t, t, prediction), noise
+        elif self.target == "x_0":
+            goal = x_0
+        elif self.target == "noise":
+            goal = noise
         else:
-            goal = {"x_0": x_0, "noise": noise}.get(self.target)
-            goal = self.schedule.predict_v(x_0, t[:n], noise) if goal is None else goal
-            error = (out[:n].float() - goal).square()
+            goal = self.schedule.predict_v(x_0, t, noise)
+        error = (prediction - goal).square()
         return self.denormalize(x_0_hat[-n:]), {"dm": error.mean()}
 
     def sample(
         self,
         *features: Tensor,
         steps: int = 1,
-        generator: torch.Generator | None = None,
+        generator: RandomSource = None,
         eta: float = 0.0,
         sampler: str = "ddim",
     ) -> Tensor:
-        """Returns fused* [B, C, H, W], made from pure noise in `steps` calls of U.
+        """fused*, made from pure noise in `steps` (1..T) calls of U. Eq. (4).
 
-        `eta` is DDIM's fresh noise: 0 none, 1 as much as ancestral sampling of the sub-chain
-        (released); at steps = 1 it has no effect.
-        `sampler`: "ddim", or "recursion": the supplement's pseudo code, which feeds fused* back as
-            the next x_t without noise.
+        `eta` in 0..1 is the share of new noise in a DDIM step: 0 none, 1 as much as ancestral
+        sampling of the sub-chain (released); at steps = 1 it has no effect. The `sampler` is "ddim"
+        or "recursion": the supplement's Table 1, which feeds fused* back as the next x_t, without
+        noise. ValueError for other values.
         """
         if sampler not in ("ddim", "recursion"):
             raise ValueError(f"sampler must be 'ddim' or 'recursion', got {sampler!r}")
-        given = self.given(features)
-        x_t = unit_noise(given[0], generator)
+        conditions = self.conditions(features)
         grid = self.schedule.grid(steps)
+
+        # 1. Pure noise in the place of x_t at the last step.
+        x_t = unit_noise(conditions[0], generator)
         for t, t_next in zip(grid, [*grid[1:], -1], strict=True):
-            _, x_0 = self._predict(x_t, torch.full((len(x_t),), t), given, training=False)
+            # 2. U's x_0_hat.
+            _, x_0_hat = self.predict(x_t, torch.full((len(x_t),), t), conditions, training=False)
+
+            # 3. It is the next x_t (recursion), or says where the next step lies: DDIM, Eq. (12).
             if sampler == "recursion":
-                x_t = x_0
-                continue
-            fresh = unit_noise(x_t, generator) if eta and t_next >= 0 else None
-            x_t = self.schedule.ddim_step(
-                x_t, x_0, t, t_next, eta if fresh is not None else 0.0, fresh
-            )
+                x_t = x_0_hat
+            else:
+                noise = unit_noise(x_t, generator) if eta > 0 and t_next >= 0 else None
+                x_t = self.schedule.ddim_step(x_t, x_0_hat, t, t_next, eta, noise)
         return self.denormalize(x_t)
 
 
@@ -284,17 +339,18 @@ def make_fusion(
     discriminator: nn.Module | None = None,
     **options,
 ) -> Fusion:
-    """Returns the variant (see the module's table) around U; raises ValueError for an unknown one,
-    or a CGAN without a discriminator.
+    """The variant (see the module's table) around U; `options` are those of its class.
+
+    `discriminator` is for CGAN alone. ValueError for an unknown variant.
     """
     if variant == "DM":
         return DiffusionFusion(network, channels, **options)
     if variant == "CGAN":
-        if discriminator is None:
-            raise ValueError("CGAN needs a discriminator")
         return CGANFusion(network, discriminator, channels, **options)
-    if variant in ("RAW", "NOISE", "TRK"):
-        return OneCall(
-            network, channels, noise=variant == "NOISE", supervised=variant != "TRK", **options
-        )
+    if variant == "RAW":
+        return OneCall(network, channels, **options)
+    if variant == "NOISE":
+        return OneCall(network, channels, noise=True, **options)
+    if variant == "TRK":
+        return OneCall(network, channels, supervised=False, **options)
     raise ValueError(f"unknown fusion {variant!r}; expected one of {', '.join(VARIANTS)}")

@@ -1,5 +1,4 @@
-"""Precision, normalised precision and success of a tracker, with every convention an explicit
-argument.
+"""Precision, normalised precision and success of a tracker; every convention is an argument.
 
 One box per frame is compared with one or two ground-truth boxes (RGB-T benchmarks annotate each
 modality). Three measures per frame,
@@ -22,9 +21,11 @@ from typing import Literal
 
 import numpy as np
 
-from gmmt.errors import ResultFileError
+from gmmt.errors import ResultFileError, did_you_mean
 
 METRICS = ("PR", "NPR", "SR")
+Predictions = Mapping[str, np.ndarray]  # sequence -> boxes [n, 4]
+Truths = Mapping[str, Sequence[np.ndarray]]  # sequence -> boxes [n, 4] of each annotated modality
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,24 @@ class Protocol:
     precision_threshold: PR counts frames with a centre error up to this many pixels;
         precision_strict: only those with less.
     norm_precision_threshold: the same for the normalised error; its comparison is always <=.
-    success_thresholds: SR averages over this many thresholds, equally spaced in [0, 1], both ends
-        included.
-    success_strict: a frame succeeds where overlap > threshold (not >=); matters at threshold 0,
-        which every overlap reaches.
+    success_thresholds: SR averages over so many, equally spaced in [0, 1], both ends included.
+    success_strict: a frame succeeds where overlap > threshold, not >=, which all do at threshold 0.
     area: "mean" of the success curve's points, or its "trapezoid" integral (end points weigh half).
     modality: "best" takes a frame's smaller error and larger overlap of the annotated modalities
         (MPR, MSR); "first", "second": one.
     pool: "sequences" gives every sequence the same weight, "frames" every frame.
-    first_frame: "truth" replaces the first predicted box by the ground truth (it is given to the
-        tracker anyway).
-    invalid_prediction: a predicted box without area is kept as it is ("keep") or replaced by the
-        last valid one ("repeat").
+    first_frame: "truth" replaces the first predicted box by the ground truth, given to the tracker.
+    invalid_prediction: a predicted box without area is kept ("keep") or replaced by the last valid
+        one ("repeat").
     invalid_truth: "keep" compares with whatever is annotated; "any" marks rows with any field <= 0,
         "size" only those with w <= 0 or h <= 0: such a frame counts as a hit in PR and NPR and as a
-        miss in SR; "drop" leaves frames without a target out.
+        miss in SR; "drop" leaves out frames without a target (w <= 0 or h <= 0 in all modalities),
+        and with a warning sequences that have no others.
     rounding: "none" or "round" (predicted boxes to whole pixels, halves to even).
-    lengths: a result with another number of rows than the ground truth: "official" clips both to
+    lengths: where a result has more or fewer rows than the ground truth, "official" clips both to
         the shorter one if they differ by one row, else refuses; "clip" always clips; "pad" counts
         missing rows as boxes without area. Each warns, by sequence.
-    dtype: precision of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in
-        float32).
+    dtype: of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in float32).
     """
 
     name: str
@@ -98,21 +96,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def center(boxes: np.ndarray) -> np.ndarray:
-    """Returns the centre [..., 2] of boxes [..., 4], counted in pixel centres: x + (w - 1) / 2 (the
-    shift cancels in an error).
-    """
+    """Centres [..., 2] of boxes, in pixel centres: x + (w - 1) / 2; an error cancels the half."""
     return (boxes[..., 2:] - 1) / 2 + boxes[..., :2]
 
 
 def center_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns the distance [...] in pixels between the centres of two sets of boxes [..., 4]."""
+    """Distance [...] in pixels between the centres of two sets of boxes [..., 4]."""
     return np.sqrt(((center(boxes) - center(truth)) ** 2).sum(-1))
 
 
 def normalized_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns the centre error [...] with each axis divided by the ground truth's size; infinite
-    where that has no size.
-    """
+    """Centre error [...], each axis divided by the truth's size; infinite where that has none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         # Each centre is divided before the difference is taken, as toolkits do: in float32 the
         # order decides ties.
@@ -121,9 +115,7 @@ def normalized_error(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns the intersection over union [...] of two sets of boxes [..., 4]; 0 where the union is
-    empty.
-    """
+    """Intersection over union [...] of two sets of boxes [..., 4]; 0 where the union is empty."""
     low = np.maximum(boxes[..., :2], truth[..., :2])
     high = np.minimum(boxes[..., :2] + boxes[..., 2:], truth[..., :2] + truth[..., 2:])
     intersection = np.maximum(high - low, 0).prod(-1)
@@ -133,48 +125,62 @@ def overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Frames:
-    """Measures of all N frames of S sequences, one after the other; -1 in a frame marked invalid (a
-    hit for errors, a miss for overlap).
+    """Measures of all N scored frames of S sequences, one after the other.
+
+    A frame marked invalid has -1: a hit for errors, a miss for overlap.
     """
 
     sequences: tuple[str, ...]  # names
-    lengths: np.ndarray  # frames per sequence [S]; they sum to N
+    lengths: np.ndarray  # scored frames of each sequence [S]; they sum to N
     error: np.ndarray  # [N], pixels
     norm_error: np.ndarray  # [N]
     overlap: np.ndarray  # [N]
+    scored: np.ndarray  # bool [M]: which of the ground truth's M rows the N frames are
 
     def mean_by_sequence(self, values: np.ndarray) -> np.ndarray:
-        """Returns the mean over each sequence's frames [S, ...] of per-frame values [N, ...]."""
-        sums = np.add.reduceat(
-            values.astype(np.float64), np.cumsum(self.lengths) - self.lengths, axis=0
-        )
-        return sums / self.lengths.reshape(-1, *[1] * (values.ndim - 1))
+        """Mean over each sequence's frames [S, ...] of values [N, ...]; NaN for one without."""
+        sums = _sum_by_sequence(values, self.lengths)
+        lengths = self.lengths.reshape(-1, *[1] * (values.ndim - 1))
+        return np.divide(sums, lengths, out=np.full_like(sums, np.nan), where=lengths > 0)
 
 
-def measure(
-    predictions: Mapping[str, np.ndarray],
-    truths: Mapping[str, Sequence[np.ndarray]],
-    protocol: Protocol,
-) -> Frames:
-    """Returns the measures of every frame of sequences with predictions; ResultFileError for
-    lengths that `protocol` does not allow.
+def _sum_by_sequence(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sum over each sequence's frames [S, ...] of values [N, ...]; 0 for one without frames."""
+    sums = np.zeros((len(lengths), *values.shape[1:]))
+    # reduceat sums from one start to the next and takes two equal starts for one value, not for
+    # none: it is given the sequences that have frames.
+    filled = lengths > 0
+    first = np.cumsum(lengths) - lengths
+    sums[filled] = np.add.reduceat(values.astype(np.float64), first[filled], axis=0)
+    return sums
 
-    `predictions` are boxes [n, 4] by sequence, `truths` the ground truth [n, 4] of each annotated
-    modality.
+
+def measure(predictions: Predictions, truths: Truths, protocol: Protocol) -> Frames:
+    """The measures of every frame that `protocol` scores, in the ground truth's order.
+
+    To score a part of a benchmark, give the ground truth of that part. A sequence in which no frame
+    is scored is left out, with a warning that names it. ResultFileError: a sequence without boxes,
+    or boxes of an unknown one; lengths that the protocol does not allow; a modality that is not
+    annotated; no frame to score at all.
     """
-    names = tuple(name for name in truths if name in predictions)
-    pick = {"best": slice(None), "first": slice(0, 1), "second": slice(1, 2)}[protocol.modality]
-    pairs = [
-        _equal_lengths(name, predictions[name], truths[name][pick], protocol.lengths)
-        for name in names
-    ]
-    lengths = np.array([len(rows) for rows, _ in pairs])
-    first = np.cumsum(lengths) - lengths  # each sequence's first frame
-    boxes = np.concatenate([rows for rows, _ in pairs]).astype(protocol.dtype)
-    truth = np.concatenate([annotated for _, annotated in pairs], axis=1).astype(
-        protocol.dtype
-    )  # [modalities, N, 4]
+    _check_names(predictions, truths)
 
+    # 1. Rows that are compared.
+    found, annotated, compared = [], [], []
+    for name, every in truths.items():
+        modalities = _chosen(name, every, protocol.modality)
+        n = min(len(rows) for rows in modalities)
+        rows = _fitted(name, predictions[name], n, protocol.lengths)
+        found.append(rows)
+        annotated.append(np.stack([truth[: len(rows)] for truth in modalities]))
+        compared.append(np.arange(n) < len(rows))
+    lengths = np.array([len(rows) for rows in found])
+    boxes = np.concatenate(found).astype(protocol.dtype)  # [rows, 4]
+    truth = np.concatenate(annotated, axis=1).astype(protocol.dtype)  # [modalities, rows, 4]
+    scored = np.concatenate(compared)
+
+    # 2. Predicted boxes, by the protocol.
+    first = (np.cumsum(lengths) - lengths)[lengths > 0]
     if protocol.rounding == "round":
         boxes = boxes.round()
     if protocol.first_frame == "truth":
@@ -184,53 +190,94 @@ def measure(
         valid[first] = True  # nothing to repeat yet
         boxes = boxes[np.maximum.accumulate(np.where(valid, np.arange(len(boxes)), 0))]
 
+    # 3. Measures against each modality [modalities, rows], then the better of them.
     error = np.nan_to_num(center_error(boxes, truth), nan=np.inf)
     norm_error = normalized_error(boxes, truth)
     overlaps = np.nan_to_num(overlap(boxes, truth))
-    if protocol.invalid_truth != "keep":
-        fields = truth if protocol.invalid_truth == "any" else truth[..., 2:]
-        absent = ~(fields > 0).all(-1)
-        if protocol.invalid_truth == "drop":
-            present = ~absent.all(0)
-            lengths = np.add.reduceat(present.astype(int), first)
-            error, norm_error, overlaps = (
-                error[:, present],
-                norm_error[:, present],
-                overlaps[:, present],
-            )
-        else:
-            error[absent] = norm_error[absent] = overlaps[absent] = -1
-    return Frames(names, lengths, error.min(0), norm_error.min(0), overlaps.max(0))
+    checked = truth if protocol.invalid_truth == "any" else truth[..., 2:]
+    absent = ~(checked > 0).all(-1)
+    if protocol.invalid_truth in ("any", "size"):
+        for values in (error, norm_error, overlaps):
+            values[absent] = -1
+    error, norm_error, overlaps = error.min(0), norm_error.min(0), overlaps.max(0)
+
+    # 4. Frames without a target, and then sequences without a frame, are left out.
+    if protocol.invalid_truth == "drop":
+        present = ~absent.all(0)
+        lengths = _sum_by_sequence(present, lengths).astype(int)
+        error, norm_error, overlaps = error[present], norm_error[present], overlaps[present]
+        scored[np.flatnonzero(scored)[~present]] = False
+    empty = [name for name, n in zip(truths, lengths, strict=True) if n == 0]
+    why = "none of the compared rows of ground truth holds a target"
+    if len(empty) == len(truths):
+        more = f"{empty[0]!r} and {len(empty) - 1} more"
+        raise ResultFileError(f"no sequence has a frame to score, {more}: {why}")
+    for name in empty:
+        words = f"sequence {name!r} has no frame to score and is left out: {why}"
+        warnings.warn(words, stacklevel=2)
+    names = tuple(name for name in truths if name not in empty)
+    return Frames(names, lengths[lengths > 0], error, norm_error, overlaps, scored)
 
 
-def _equal_lengths(
-    name: str, rows: np.ndarray, annotated: Sequence[np.ndarray], rule: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns predictions [n, 4] and ground truth [modalities, n, 4] of one sequence, made equally
-    long by `rule`.
-    """
-    n = min(len(a) for a in annotated)
-    if len(rows) != n:
-        words = f"sequence {name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
-        if rule == "official" and abs(len(rows) - n) > 1:
-            raise ResultFileError(
-                f"{words}: one row more or less is clipped, this is more. Is the file "
-                "complete, and is it this benchmark's? "
-                "Use lengths='clip' (--lengths clip) to score the common part, 'pad' to count "
-                "missing rows as misses"
-            )
-        if rule == "pad" and len(rows) < n:
-            rows = np.concatenate([rows, np.full((n - len(rows), 4), np.nan)])
-            warnings.warn(f"{words}: missing rows count as boxes without area", stacklevel=3)
-        else:
-            n = min(n, len(rows))
-            warnings.warn(f"{words}: the first {n} are compared", stacklevel=3)
-    return rows[:n], np.stack([a[:n] for a in annotated])
+def _check_names(predictions: Mapping, truths: Mapping) -> None:
+    if not truths:
+        raise ResultFileError("there is no sequence to score: the ground truth is empty")
+    unknown = [name for name in predictions if name not in truths]
+    if unknown:
+        raise ResultFileError(
+            f"boxes of {unknown[0]!r}, which is not in the ground truth ({len(unknown)} such "
+            f"sequences; it holds {len(truths)}).{did_you_mean(unknown[0], truths)}"
+        )
+    missing = [name for name in truths if name not in predictions]
+    if missing:
+        raise ResultFileError(
+            f"sequence {missing[0]!r} has no predicted boxes ({len(missing)} such sequences of "
+            f"{len(truths)}): a benchmark's score needs all of them. To score a part, give the "
+            "ground truth of that part only"
+        )
+
+
+def _chosen(name: str, modalities: Sequence[np.ndarray], rule: str) -> Sequence[np.ndarray]:
+    """The annotations [n, 4] of one sequence that boxes are compared with."""
+    chosen = modalities
+    if rule == "first":
+        chosen = modalities[:1]
+    elif rule == "second":
+        chosen = modalities[1:2]
+    if not len(chosen):
+        raise ResultFileError(
+            f"sequence {name!r}: {len(modalities)} modalities are annotated, too few for "
+            f"modality={rule!r}"
+        )
+    return chosen
+
+
+def _fitted(name: str, rows: np.ndarray, n: int, rule: str) -> np.ndarray:
+    """One sequence's predicted boxes, cut or padded by `rule` for `n` rows of ground truth."""
+    if len(rows) == n:
+        return rows
+    words = f"sequence {name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
+    if rule == "pad" and len(rows) < n:
+        warnings.warn(f"{words}: missing rows count as boxes without area", stacklevel=3)
+        return np.concatenate([rows, np.full((n - len(rows), 4), np.nan)])
+    if len(rows) == 0:
+        raise ResultFileError(
+            f"{words}: there is nothing to compare. Use lengths='pad' (--lengths pad) to count "
+            "missing rows as misses"
+        )
+    if rule == "official" and abs(len(rows) - n) > 1:
+        raise ResultFileError(
+            f"{words}: one row more or less is clipped, this is more. Is the file complete, and is "
+            "it this benchmark's? Use lengths='clip' (--lengths clip) to score the common part, "
+            "'pad' to count missing rows as misses"
+        )
+    n = min(n, len(rows))
+    warnings.warn(f"{words}: the first {n} are compared", stacklevel=3)
+    return rows[:n]
 
 
 def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Returns each frame's contribution [N] to SR: the area under its own success curve, a step
-    from 1 to 0 at its overlap.
+    """Each frame's share [N] of SR: the area under its own success curve, a step at its overlap.
 
     SR is the mean of these, because averages over frames and over thresholds commute: the mean
     overlap, rounded to the thresholds' grid.
@@ -240,9 +287,8 @@ def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
     if protocol.area == "trapezoid":
         weights = np.full(n, 1 / (n - 1))
         weights[[0, -1]] /= 2
-    passed = np.searchsorted(
-        np.linspace(0, 1, n), overlaps, side="left" if protocol.success_strict else "right"
-    )
+    side = "left" if protocol.success_strict else "right"
+    passed = np.searchsorted(np.linspace(0, 1, n), overlaps, side)  # thresholds, of each frame
     return np.concatenate([[0.0], np.cumsum(weights)])[passed]
 
 
@@ -256,48 +302,56 @@ class Scores:
     pool: str  # how sequences are weighted in a mean, as in `Protocol`
 
     def weights(self) -> np.ndarray:
-        """Returns the weight [S] of each sequence in a mean, not normalised."""
-        return (
-            self.n_frames.astype(float) if self.pool == "frames" else np.ones(len(self.sequences))
-        )
+        """Weight [S] of each sequence in a mean, not normalised."""
+        if self.pool == "frames":
+            return self.n_frames.astype(float)
+        return np.ones(len(self.sequences))
 
     def mean(self, metric: str) -> float:
-        """Returns the benchmark's number in [0, 1]."""
+        """The benchmark's number in [0, 1]; ValueError if there are no sequences."""
+        if not self.sequences:
+            raise ValueError(f"{metric} has no mean: there are no scored sequences here")
         return float(np.average(self.values[metric], weights=self.weights()))
 
     def subset(self, names: Sequence[str]) -> "Scores":
-        """Returns the scores of those sequences only (an attribute's, say)."""
+        """The scores of those sequences only; names without a score are passed over."""
         keep = np.array([name in names for name in self.sequences], bool)
-        return Scores(
-            tuple(compress(self.sequences, keep)),
-            self.n_frames[keep],
-            {m: v[keep] for m, v in self.values.items()},
-            self.pool,
-        )
+        values = {metric: values[keep] for metric, values in self.values.items()}
+        sequences = tuple(compress(self.sequences, keep))
+        return Scores(sequences, self.n_frames[keep], values, self.pool)
 
 
-def score(
-    predictions: Mapping[str, np.ndarray],
-    truths: Mapping[str, Sequence[np.ndarray]],
-    protocol: Protocol,
-) -> Scores:
-    """Returns PR, NPR and SR of each sequence under `protocol`; arguments as in `measure`."""
+def score(predictions: Predictions, truths: Truths, protocol: Protocol) -> Scores:
+    """PR, NPR and SR of each sequence under `protocol`; errors as in `measure`."""
     return score_frames(measure(predictions, truths, protocol), protocol)
 
 
 def score_frames(frames: Frames, protocol: Protocol, acts: np.ndarray | None = None) -> Scores:
-    """Returns PR, NPR and SR of each sequence from measured frames; with `acts` [N], bool, over
-    those frames, where there are any.
+    """PR, NPR and SR of each sequence from measured frames, under the same protocol.
+
+    `acts`, bool [M], says which rows of the ground truth to score (where an attribute acts, say);
+    None: all. Rows that `measure` left out stay so, and so do sequences in which no other is
+    marked. ValueError: `acts` has another length than the ground truth.
     """
-    threshold = protocol.precision_threshold
+    if protocol.precision_strict:
+        precise = frames.error < protocol.precision_threshold
+    else:
+        precise = frames.error <= protocol.precision_threshold
     values = {
-        "PR": frames.error < threshold if protocol.precision_strict else frames.error <= threshold,
+        "PR": precise,
         "NPR": frames.norm_error <= protocol.norm_precision_threshold,
         "SR": success_area(frames.overlap, protocol),
     }
-    acts = np.ones(len(frames.error), bool) if acts is None else acts
-    share = frames.mean_by_sequence(acts)
+    if acts is None:
+        acts = np.ones(len(frames.scored), bool)
+    if np.shape(acts) != frames.scored.shape:
+        raise ValueError(
+            f"acts has the shape {np.shape(acts)}: expected {frames.scored.shape}, a value for "
+            "each row of ground truth that was given to measure"
+        )
+    acts = np.asarray(acts, bool)[frames.scored]  # [N]
+    share = frames.mean_by_sequence(acts)  # of a sequence's frames
     keep = share > 0
     means = {m: frames.mean_by_sequence(v * acts)[keep] / share[keep] for m, v in values.items()}
-    n_frames = (frames.lengths * share).round().astype(int)[keep]
+    n_frames = _sum_by_sequence(acts, frames.lengths).astype(int)[keep]
     return Scores(tuple(compress(frames.sequences, keep)), n_frames, means, protocol.pool)

@@ -15,25 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmmt import files
-from gmmt.errors import SettingError, did_you_mean
+from gmmt.config_file import resolve_profile
+from gmmt.errors import SettingError
 from gmmt.provenance import git_commit, now, versions
 
 # Accelerate imports tqdm.auto, which asks for widgets in a notebook; the bars here are plain ones.
 warnings.filterwarnings("ignore", "IProgress not found")
 
-PROFILES = (
-    "smoke",
-    "cpu",
-    "gpu",
-    "paper",
-)  # from the smallest to the largest; `auto` stands for one of them
-
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one notebook. `folder` exists; `where` is the same folder as people should read
-    it, free of this machine's paths.
-    """
+    """One run of one notebook. `folder` exists; `where` is it without this machine's paths."""
 
     name: str
     profile: str
@@ -47,57 +39,43 @@ class Run:
         return self.folder.parent / "trackers"
 
     def generator(self, device: str = "cpu"):
-        """Returns a new torch.Generator on `device`, seeded with this run's seed."""
+        """A new torch.Generator on `device`, seeded with this run's seed."""
         import torch  # here, so that a notebook without torch starts at once
 
         return torch.Generator(device).manual_seed(self.seed)
 
     def pick(self, *, smoke, cpu, gpu=None, paper=None):
-        """Returns the value for this run's profile; `gpu` and `paper` may be left out and then take
-        the next smaller one given.
-        """
+        """The value for this run's profile; `gpu`, `paper` left out: the next smaller one given."""
         gpu = cpu if gpu is None else gpu
         paper = gpu if paper is None else paper
         return {"smoke": smoke, "cpu": cpu, "gpu": gpu, "paper": paper}[self.profile]
 
     def save(self, table, name: str, *, source: str) -> str:
-        """Returns where `table` (a tidy DataFrame) now lies; NAME.provenance.json beside it says
-        how and from what it was made.
+        """Stores `table`, a tidy DataFrame, as `name` (something.csv); returns where.
 
-        `name` is the file's, `something.csv`; the table's index is not written, so that a named one
-        is refused. `source` says where the numbers are from, for example "ours in miniature" or
-        "authors' raw results, RGBT234".
+        NAME.provenance.json beside it says how and from what it was made; `source` says where the
+        numbers are from, for example "ours in miniature" or "authors' raw results, RGBT234". The
+        table's index is not written, so that a named one is refused (SettingError).
         """
         if not re.fullmatch(r"[\w.+-]+\.csv", name):
-            raise SettingError(
-                f"run.save() wants a plain file name that ends in .csv, not {name!r}."
-            )
+            raise SettingError(f"run.save() wants a plain file name ending in .csv, not {name!r}.")
         if any(level is not None for level in table.index.names):
+            index = list(table.index.names)
             raise SettingError(
-                f"{name}: the table's index {list(table.index.names)} would be lost. Call "
-                ".reset_index() first."
+                f"{name}: the table's index {index} would be lost. Call .reset_index() first."
             )
-        provenance = {
-            "file": name,
-            "source": source,
-            "notebook": self.name,
-            "profile": self.profile,
-            "seed": self.seed,
-            "rows": len(table),
-        }
-        provenance |= {"made": now(), "commit": git_commit(), "versions": versions()}
+        provenance = {"file": name, "source": source, "notebook": self.name}
+        provenance.update(profile=self.profile, seed=self.seed, rows=len(table))
+        provenance.update(made=now(), commit=git_commit(), versions=versions())
         with files.atomic_write(self.folder / name) as file:
             table.to_csv(file, index=False, lineterminator="\n")
-        with files.atomic_write(
-            self.folder / f"{name.removesuffix('.csv')}.provenance.json"
-        ) as file:
+        path = self.folder / f"{name.removesuffix('.csv')}.provenance.json"
+        with files.atomic_write(path) as file:
             json.dump(provenance, file, indent=2, ensure_ascii=False)
         return f"{self.where}/{name}"
 
     def headline(self, text: str) -> None:
-        """Stores the one line that the summary table of `make reproduce` shows for this notebook,
-        such as "SR 64.7".
-        """
+        """Stores the line that `make reproduce` shows for this notebook, such as "SR 64.7"."""
         text = str(text).strip()
         if not text or "\n" in text:
             raise SettingError(f"run.headline() wants one line of text, not {text!r}.")
@@ -106,11 +84,10 @@ class Run:
 
 
 def start(name: str, *, profile: str = "auto", seed: int = 0) -> Run:
-    """Returns the Run that a notebook works with, after printing one line that names it; raises
-    SettingError for a bad argument.
+    """The Run that a notebook works with; prints one line that names it.
 
     Also sets the figure style, torch's threads ($GMMT_THREADS) and, where torch is imported, the
-    global seed that new layers draw from.
+    global seed that new layers draw from. SettingError: a bad argument.
     """
     if not re.fullmatch(r"\w+", name):
         raise SettingError(
@@ -127,7 +104,7 @@ def start(name: str, *, profile: str = "auto", seed: int = 0) -> Run:
     where = f"{root.relative_to(base).as_posix() if inside else '$GMMT_RUNS'}/{below}"
     folder = root / below
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "headline.txt").unlink(missing_ok=True)  # an earlier run's headline is not this one's
+    (folder / "headline.txt").unlink(missing_ok=True)  # an earlier run's
 
     threads = os.environ.get("GMMT_THREADS")
     if torch := sys.modules.get("torch"):
@@ -141,26 +118,3 @@ def start(name: str, *, profile: str = "auto", seed: int = 0) -> Run:
     matplotlib.style.use(files.resource("gmmt.mplstyle"))
     print(f"{name} · profile {profile} · seed {seed} · {where}")
     return Run(name=name, profile=profile, seed=seed, where=where, folder=folder)
-
-
-def resolve_profile(profile: str = "auto") -> str:
-    """Returns one of PROFILES: the given one, or for `auto` $GMMT_PROFILE, else gpu where CUDA is
-    available, else cpu.
-    """
-    origin = ""
-    if profile == "auto" and os.environ.get("GMMT_PROFILE"):
-        profile, origin = (
-            os.environ["GMMT_PROFILE"],
-            " (from the environment variable GMMT_PROFILE)",
-        )
-    if profile == "auto":
-        import torch  # the slow way, and the only one that knows
-
-        return "gpu" if torch.cuda.is_available() else "cpu"
-    if profile not in PROFILES:
-        known = (
-            f"Profiles are {', '.join(PROFILES)} and "
-            f"auto.{did_you_mean(profile, [*PROFILES, 'auto'])}"
-        )
-        raise SettingError(f"There is no profile {profile!r}{origin}. {known}")
-    return profile

@@ -1,6 +1,4 @@
-"""What the figures of the notebooks share: one look (resources/gmmt.mplstyle), one colour per
-modality and method, named intervals.
-"""
+"""What the notebooks' figures share: a look (resources/gmmt.mplstyle), colours, named intervals."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,29 +8,20 @@ import numpy as np
 Images = Sequence[np.ndarray]  # each [H, W] or [H, W, 3]
 Limits = tuple[float, float] | None  # the ends of the colours
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart: modalities, then methods.
-COLORS = {
-    "RGB": "#0072B2",
-    "TIR": "#D55E00",
-    "depth": "#E69F00",
-    "fused": "#009E73",
-    "truth": "#000000",
-}
-COLORS |= {
-    "RAW": "#56B4E9",
-    "DM": "#CC79A7",
-    "CGAN": "#E69F00",
-    "TBSI+GMMT": "#CC79A7",
-    "DFAT": "#0072B2",
-    "APFNet": "#009E73",
-}
+# Okabe and Ito's palette, which colour-blind readers can tell apart, for what is measured, for the
+# fusions, for trackers.
+_INPUTS = {"RGB": "#0072B2", "TIR": "#D55E00", "depth": "#E69F00"}
+_OUTPUTS = {"fused": "#009E73", "truth": "#000000"}
+_FUSIONS = {"RAW": "#56B4E9", "DM": "#CC79A7", "CGAN": "#E69F00"}
+_TRACKERS = {"TBSI+GMMT": "#CC79A7", "DFAT": "#0072B2", "APFNet": "#009E73"}
+COLORS = {**_INPUTS, **_OUTPUTS, **_FUSIONS, **_TRACKERS}
 INTERVAL = "95 % interval"
 
 
 def image_row(
     images: Images, titles: Sequence[str], title: str = "", limits: Limits = None
 ) -> plt.Figure:
-    """Returns a row of images with a title over each."""
+    """A row of images with a title over each."""
     return image_grid([images], titles, [""], title, limits)
 
 
@@ -44,7 +33,7 @@ def image_grid(
     limits: Limits = None,
     width: float = 7.0,
 ) -> plt.Figure:
-    """Returns a grid of images: `columns` over the first row, `labels` left of each row."""
+    """A grid of images: `columns` over the first row, `labels` left of each row."""
     height, wide = np.shape(rows[0][0])[:2]
     each = (width - 0.7 * any(labels)) / len(columns)
     size = (width, len(rows) * each * height / wide + 0.45 + 0.1 * len(rows))
@@ -68,9 +57,7 @@ def image_grid(
 def lines(
     ax: plt.Axes, x, curves: Mapping, xlabel: str, ylabel: str, title: str = "", **style
 ) -> None:
-    """Draws named curves over a common x, each in its own colour, with a legend if there are
-    several.
-    """
+    """Draws named curves over a common x in their own colours; several have a legend."""
     for name, y in curves.items():
         ax.plot(x, y, label=name, color=COLORS.get(name), **style)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -87,29 +74,20 @@ def forest(
     colors: Sequence[str] | None = None,
     printed=(),
 ) -> None:
-    """Draws estimates (value, low, high) as dots with intervals, one row each from the top down;
-    marks values as `printed` (NaN: none).
+    """Draws estimates (value, low, high) as dots with intervals, a row each, from the top down.
+
+    `printed`: values to mark (NaN: none).
     """
     y = np.arange(len(names))[::-1]
     for i, (row, e) in enumerate(zip(y, estimates, strict=True)):
         color = colors[i] if colors else COLORS["TBSI+GMMT"]
-        ax.plot(
-            [e.low, e.high],
-            [row, row],
-            color=color,
-            linewidth=1.4,
-            label=INTERVAL if i == 0 else None,
-        )
-        ax.plot(
-            e.value, row, "o", color=color, label="recomputed" if i == 0 and len(printed) else None
-        )
+        label = INTERVAL if i == 0 else None
+        ax.plot([e.low, e.high], [row, row], color=color, linewidth=1.4, label=label)
+        label = "recomputed" if i == 0 and len(printed) else None
+        ax.plot(e.value, row, "o", color=color, label=label)
     if len(printed):
         ax.plot(printed, y, "|", color="black", markersize=11, markeredgewidth=1.6, label="printed")
-        ax.legend(
-            loc="upper left",
-            bbox_to_anchor=(0, -0.45 / ax.figure.get_figheight() * 1.5),
-            ncol=3,
-            columnspacing=1.0,
-        )
+        below = (0, -0.45 / ax.figure.get_figheight() * 1.5)
+        ax.legend(loc="upper left", bbox_to_anchor=below, ncol=3, columnspacing=1.0)
     ax.set(yticks=y, yticklabels=names, xlabel=xlabel, title=title, ylim=(-0.6, len(names) - 0.4))
     ax.grid(axis="y", visible=False)

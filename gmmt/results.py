@@ -5,10 +5,8 @@ sequences with replacement. Two trackers on the same sequences are compared by t
 their paired difference, much tighter than two separate intervals suggest.
 """
 
-import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +33,7 @@ RAW = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` sequences with its 95 % bootstrap interval; in percent (points, for a
-    difference) unless said otherwise.
-    """
+    """A mean over `n` sequences with its 95 % bootstrap interval, in percent (or points)."""
 
     value: float
     low: float
@@ -49,75 +45,66 @@ class Estimate:
 
 
 def estimate(scores: Scores, metric: str, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Returns the mean of `metric` in percent with its 95 % interval over sequences; no interval
-    (NaN) if `resamples` is 0.
-    """
+    """Mean of `metric` in percent with its 95 % interval; NaN for that without `resamples`."""
     return mean_interval(scores.values[metric], resamples, seed, weights=scores.weights(), unit=100)
 
 
 def difference(
     scores: Scores, baseline: Scores, metric: str, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Returns `scores` minus `baseline` in points with the 95 % interval paired by sequence; raises
-    ValueError if sequences differ.
+    """`scores` minus `baseline` in points with the 95 % interval paired by sequence.
+
+    ValueError: they are of different sequences.
     """
     if scores.sequences != baseline.sequences:
-        raise ValueError(
-            "a paired difference needs the same sequences in the same order on both sides"
-        )
-    return mean_interval(
-        scores.values[metric] - baseline.values[metric],
-        resamples,
-        seed,
-        weights=scores.weights(),
-        unit=100,
-    )
+        raise ValueError("a paired difference needs the same sequences in the same order on both")
+    change = scores.values[metric] - baseline.values[metric]
+    return mean_interval(change, resamples, seed, weights=scores.weights(), unit=100)
 
 
 def mean_interval(
-    values: np.ndarray,
-    resamples: int = 2000,
-    seed: int = 0,
-    weights: np.ndarray | None = None,
-    unit: float = 1,
+    values: np.ndarray, resamples: int = 2000, seed: int = 0, weights=None, unit: float = 1
 ) -> Estimate:
-    """Returns the mean of `values` [n], times `unit`, with its 95 % bootstrap interval; each weighs
-    `weights` [n], or the same.
+    """Mean of `values` [n], one of each sequence, times `unit`, with its 95 % bootstrap interval.
+
+    Without `resamples` the interval is NaN; `weights` [n] are equal if None; `unit` 100 turns
+    shares into percent. ValueError: there are no values.
     """
-    values, n = np.asarray(values, dtype=np.float64), len(values)
-    weights = np.ones(n) if weights is None else weights
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    if n == 0:
+        raise ValueError("there is no mean of no values: expected at least one sequence")
+    if weights is None:
+        weights = np.ones(n)
     mean = unit * float(np.average(values, weights=weights))
     if resamples == 0:
         return Estimate(mean, np.nan, np.nan, n)
-    draws = np.random.default_rng(seed).multinomial(
-        n, np.full(n, 1 / n), size=resamples
-    )  # how often each value is drawn
-    low, high = np.percentile(unit * (draws @ (weights * values)) / (draws @ weights), [2.5, 97.5])
+    # How often each resample [resamples, n] draws each value.
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    means = unit * (counts @ (weights * values)) / (counts @ weights)
+    low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(mean, float(low), float(high), n)
 
 
 def table(
-    scores: Scores,
-    tracker: str,
-    truth: GroundTruth,
-    by_attribute: bool = False,
-    resamples: int = 2000,
+    scores: Scores, tracker: str, truth: GroundTruth, by_attribute=False, resamples: int = 2000
 ) -> list[dict]:
-    """Returns rows (TABLE_COLUMNS) for all sequences and, if asked for, for those of each
-    attribute.
+    """Rows (TABLE_COLUMNS) for all sequences and, if asked for, for those of each attribute.
+
+    An attribute of which no sequence was scored has n_sequences 0 and NaN for its numbers.
     """
-    rows, subsets = [], {"ALL": scores.sequences, **(truth.attributes if by_attribute else {})}
-    for subset, metric in itertools.product(subsets, METRICS):
-        e = estimate(scores.subset(subsets[subset]), metric, resamples)
-        rows.append(
-            dict(
-                zip(
-                    TABLE_COLUMNS,
-                    (truth.name, tracker, subset, metric, e.value, e.low, e.high, e.n),
-                    strict=True,
-                )
-            )
-        )
+    subsets = {"ALL": scores.sequences}
+    if by_attribute:
+        subsets.update(truth.attributes)
+    rows = []
+    for subset, names in subsets.items():
+        part = scores.subset(names)
+        for metric in METRICS:
+            e = Estimate(np.nan, np.nan, np.nan, 0)
+            if part.sequences:
+                e = estimate(part, metric, resamples)
+            cells = (truth.name, tracker, subset, metric, e.value, e.low, e.high, e.n)
+            rows.append(dict(zip(TABLE_COLUMNS, cells, strict=True)))
     return rows
 
 
@@ -127,15 +114,17 @@ def write_table(
     """Writes rows as a CSV file, whole or not at all; "-" is standard output."""
     import pandas as pd  # here, so that a score without a file starts at once
 
-    table = pd.DataFrame(list(rows), columns=list(columns))
-    with nullcontext(sys.stdout) if str(path) == "-" else atomic_write(path) as file:
-        table.to_csv(file, index=False, float_format="%.6f", lineterminator="\n")
+    frame = pd.DataFrame(list(rows), columns=list(columns))
+    options = {"index": False, "float_format": "%.6f", "lineterminator": "\n"}
+    if str(path) == "-":
+        frame.to_csv(sys.stdout, **options)
+        return
+    with atomic_write(path) as file:
+        frame.to_csv(file, **options)
 
 
 def published():
-    """Returns every number of the paper's tables, the supplement's and its Fig. 4 as a DataFrame of
-    text; columns as `printed` has them.
-    """
+    """Every number of the paper's and supplement's tables and of Fig. 4, a DataFrame of text."""
     import pandas as pd
 
     return pd.read_csv(resource("published_results.csv"), dtype=str, keep_default_na=False)
@@ -144,61 +133,47 @@ def published():
 def printed(
     source: str, benchmark: str, method: str, metric: str, subset: str = "ALL", setting: str = ""
 ) -> str:
-    """Returns one published cell as it is printed ("87.9"); raises SettingError if there is no such
-    cell, or more than one.
-    """
-    t = published()
-    wanted = {
-        "source": source,
-        "benchmark": benchmark,
-        "method": method,
-        "setting": setting,
-        "subset": subset,
-        "metric": metric,
-    }
-    hit = t.loc[np.logical_and.reduce([t[c] == v for c, v in wanted.items()]), "value"]
-    if len(hit) != 1:
+    """One published cell as it is printed ("87.9"); SettingError: there is not exactly one."""
+    wanted = {"source": source, "benchmark": benchmark, "method": method, "setting": setting}
+    wanted.update(subset=subset, metric=metric)
+    found = published()
+    for column, value in wanted.items():
+        found = found[found[column] == value]
+    if len(found) != 1:
         raise SettingError(
-            f"{len(hit)} published cells match {wanted}: expected exactly one (see "
+            f"{len(found)} published cells match {wanted}: expected exactly one (see "
             "gmmt/resources/published_results.csv)"
         )
-    return hit.iloc[0]
+    return found["value"].iloc[0]
 
 
 def raw_boxes(archive: str) -> dict[str, np.ndarray] | None:
-    """Returns the boxes [n, 4] of each sequence in a raw result archive, fetched if need be; None
-    if it cannot be had.
-    """
-    with suppress(DownloadError):
-        return read_results(
-            manifest.fetch(archive, progress=False), ground_truth(RAW[archive][1]).sequences
-        )
-    return None
+    """Boxes [n, 4] of each sequence of a raw archive, fetched if need be; None: not to be had."""
+    try:
+        folder = manifest.fetch(archive, progress=False)
+    except DownloadError:
+        return None
+    _, benchmark = RAW[archive]
+    return read_results(folder, ground_truth(benchmark).sequences)
 
 
 def raw_scores(archive: str) -> tuple[Scores, str]:
-    """Returns a raw result archive's scores by the official protocol, and their source: "raw files"
-    or, without those, "stored scores".
-    """
-    benchmark, boxes = RAW[archive][1], raw_boxes(archive)
+    """Scores by the official protocol, and from what: "raw files" or, without, "stored scores"."""
+    _, benchmark = RAW[archive]
+    boxes = raw_boxes(archive)
     if boxes is None:
         return stored_scores(archive), "stored scores"
     return score(boxes, ground_truth(benchmark).boxes, PROTOCOLS[benchmark]), "raw files"
 
 
 def stored_scores(archive: str) -> Scores:
-    """Returns the per-sequence scores stored in the project (notebooks/results/raw_scores.csv),
-    official protocol.
-    """
+    """An archive's scores by the official protocol, from notebooks/results/raw_scores.csv."""
     import pandas as pd
 
-    rows = pd.read_csv(stored_results_dir() / STORED, dtype=str).query("archive == @archive")
-    values = {
-        m: rows[m].astype(float).to_numpy() for m in METRICS
-    }  # not by read_csv, which may miss the last digit
-    return Scores(
-        tuple(rows["sequence"]),
-        rows["n_frames"].astype(int).to_numpy(),
-        values,
-        PROTOCOLS[RAW[archive][1]].pool,
-    )
+    _, benchmark = RAW[archive]
+    rows = pd.read_csv(stored_results_dir() / STORED, dtype=str)
+    rows = rows[rows["archive"] == archive]
+    # Numbers are not read by read_csv, which may miss the last digit.
+    values = {metric: rows[metric].astype(float).to_numpy() for metric in METRICS}
+    n_frames = rows["n_frames"].astype(int).to_numpy()
+    return Scores(tuple(rows["sequence"]), n_frames, values, PROTOCOLS[benchmark].pool)

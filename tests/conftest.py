@@ -63,12 +63,3 @@ def pytest_addoption(parser):
     parser.addoption(
         "--reference", default=None, help="folder of reference outputs (default: tests/reference)"
     )
-
-
-@pytest.fixture(scope="session")
-def reference(request) -> Path:
-    """The folder of reference outputs of the released code."""
-    folder = Path(request.config.getoption("--reference") or Path(__file__).parent / "reference")
-    if not folder.is_dir():
-        raise pytest.UsageError(f"--reference {folder}: there is no such folder")
-    return folder

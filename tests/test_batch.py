@@ -18,8 +18,12 @@ import psutil
 import pytest
 
 import gmmt.notebook
+from gmmt.config_file import resolve_profile
 from gmmt.errors import SettingError
-from workflow import batch
+from gmmt.study.tables import ALL_ROWS
+from workflow import jobs
+from workflow.__main__ import main
+from workflow.progress import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +39,7 @@ def project(tmp_path, monkeypatch) -> Path:
     """A project of two small notebooks, with a copy of the package and no data to fetch; it is the
     current folder.
     """
-    for folder in ("gmmt", "workflow"):
+    for folder in ("gmmt", "workflow", "configs"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -65,7 +69,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 def command(*arguments: str) -> list[str]:
     """Returns the command of `make reproduce PROFILE=smoke` with more arguments."""
-    return [sys.executable, "-m", "workflow.batch", "reproduce", "--profile", "smoke", *arguments]
+    return [sys.executable, "-m", "workflow", "reproduce", "--profile", "smoke", *arguments]
 
 
 def reproduce(*arguments: str) -> tuple[int, str, dict[str, str]]:
@@ -114,7 +118,7 @@ def reproduce(*arguments: str) -> tuple[int, str, dict[str, str]]:
 )
 def test_refused(project, capsys, arguments, message):
     assert (
-        batch.main(
+        main(
             ["reproduce", *([] if "--profile" in arguments else ["--profile", "smoke"]), *arguments]
         )
         == 2
@@ -125,7 +129,7 @@ def test_refused(project, capsys, arguments, message):
 
 def test_stored_results_are_a_source_and_never_made_anew(tmp_path):
     """In a fresh checkout everything that they were made from is missing."""
-    for folder in ("gmmt", "workflow", "notebooks/src", "notebooks/results"):
+    for folder in ("gmmt", "workflow", "configs", "notebooks/src", "notebooks/results"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -145,7 +149,7 @@ def test_stored_results_are_a_source_and_never_made_anew(tmp_path):
         snakemake, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
     )
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
-    rows = {row for rows in batch.ROWS_OF.values() for row in rows}
+    rows = {row for rows in jobs.ROWS_OF.values() for row in rows}
     expected = {
         "all": 1,
         "notebook": len(list((ROOT / "notebooks/src").glob("[0-9]*.py"))),
@@ -154,6 +158,75 @@ def test_stored_results_are_a_source_and_never_made_anew(tmp_path):
     assert counts == {
         name: str(n) for name, n in (expected | {"total": sum(expected.values())}).items()
     }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A copy of the project in which everything seems to have been made already."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("gmmt", "workflow", "configs", "notebooks/src", "notebooks/results"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("pyproject.toml", "data_manifests"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    status = folder / "runs/cpu/seed0/status"
+    status.mkdir(parents=True)
+    for name in [p.stem for p in (folder / "notebooks/src").glob("[0-9]*.py")]:
+        (status / f"{name}.json").write_text('{"files": []}')
+    for row in ALL_ROWS:
+        (status / f"train-{row}.json").write_text("{}")
+    return folder
+
+
+def would_run(folder: Path, *config: str) -> dict[str, int]:
+    """Returns how often each rule would run, of a graph whose files are as old as they are."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--config"]
+    command += ["profile=cpu", *config]
+    env = os.environ | {"PYTHONPATH": str(folder), "GMMT_DATA": str(folder / "data")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    return {name: int(n) for name, n in counts if name not in ("total", "all")}
+
+
+def age(folder: Path, path: str) -> None:
+    """Makes everything old, what was made newer than what it was made from, and one file new."""
+    for file in (p for p in folder.rglob("*") if p.is_file() and ".snakemake" not in p.parts):
+        made = "runs" in file.parts or file.name.startswith("cpu-")
+        os.utime(file, (1e9 + made, 1e9 + made))
+    if path:
+        os.utime(folder / path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("", {}),
+        ("gmmt/study/claims.py", {"notebook", "train"}),
+        ("configs/miniature/_common.yaml", {"notebook", "train"}),
+        ("notebooks/results/miniature/cpu-choices.csv", {"notebook", "train"}),
+        ("notebooks/results/miniature/cpu-seed0.csv", {"notebook"}),
+        ("workflow/steps.py", {"notebook", "train"}),
+    ],
+)
+def test_a_change_reruns_what_reads_it(finished, changed, expected):
+    would_run(finished)  # writes down which archives there are
+    age(finished, changed)
+    found = would_run(finished)
+    assert set(found) == set(expected)
+    if "notebook" in expected:
+        assert found["notebook"] == len(list((finished / "notebooks/src").glob("[0-9]*.py")))
+    if "train" in expected:
+        assert found["train"] == len({row for rows in jobs.ROWS_OF.values() for row in rows})
+
+
+@pytest.mark.slow
+def test_another_choice_reruns_a_stored_table_when_that_is_asked_for(finished):
+    age(finished, "notebooks/results/miniature/cpu-choices.csv")
+    expected = {"train": 15, "store": 1, "noise": 1}
+    assert would_run(finished, "goal=table", "table=2") == expected
 
 
 def test_refused_by_snakemake_itself(project):
@@ -175,7 +248,7 @@ def test_refused_by_snakemake_itself(project):
 
 def test_a_folder_without_notebooks_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert batch.main(["reproduce", "--profile", "smoke"]) == 2
+    assert main(["reproduce", "--profile", "smoke"]) == 2
     assert "There are no notebooks" in capsys.readouterr().err
 
 
@@ -183,35 +256,35 @@ def test_a_folder_without_notebooks_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_plan(project):
-    jobs = batch.plan({"profile": "smoke", "seeds": "2,0"})
-    assert [(job.name, job.seed) for job in jobs] == [
+    found = jobs.plan({"profile": "smoke", "seeds": "2,0"})
+    assert [(job.name, job.seed) for job in found] == [
         ("01_first", 0),
         ("02_second", 0),
         ("01_first", 2),
         ("02_second", 2),
     ]
-    assert jobs[0].status == Path("runs/smoke/seed0/status/01_first.json")
+    assert found[0].status == Path("runs/smoke/seed0/status/01_first.json")
     assert (
-        batch.plan({"profile": "smoke", "seeds": [0, 2]})
-        == batch.plan({"profile": "smoke", "seeds": "0,2"})
-        == jobs
+        jobs.plan({"profile": "smoke", "seeds": [0, 2]})
+        == jobs.plan({"profile": "smoke", "seeds": "0,2"})
+        == found
     )
-    assert batch.plan({"profile": "smoke", "seed": 2}) == jobs[2:]
+    assert jobs.plan({"profile": "smoke", "seed": 2}) == found[2:]
 
 
 def test_a_changed_parameter_concerns_only_those_that_know_it(project):
-    first, second = batch.plan({"profile": "smoke", "steps": 7})
+    first, second = jobs.plan({"profile": "smoke", "steps": 7})
     assert (first.folder, first.overrides) == ("runs/steps=7/smoke/seed0", {"steps": 7})
     assert (second.folder, second.overrides) == ("runs/smoke/seed0", {})
-    assert batch.plan({"profile": "smoke", "lam": 1})[1].overrides == {
+    assert jobs.plan({"profile": "smoke", "lam": 1})[1].overrides == {
         "lam": 1
     }  # a whole number will do for a float
 
 
 def test_data_state_changes_only_with_the_data(project, monkeypatch):
-    batch.refresh_data_state()
+    jobs.refresh_data_state()
     before = Path("runs/data.json").stat()
-    batch.refresh_data_state()
+    jobs.refresh_data_state()
     assert Path("runs/data.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
@@ -336,12 +409,12 @@ def test_a_dead_kernel_is_told(project):
 def test_refresh(project, capsys):
     pair = project / "notebooks" / "02_second.ipynb", project / "notebooks" / "src" / "02_second.py"
     assert lint.check_pair(*pair) != []  # its ipynb is still the unedited example
-    assert batch.main(["refresh", "02_second"]) == 0
+    assert main(["refresh", "02_second"]) == 0
     assert lint.check_pair(*pair) == []
     text = pair[0].read_text(encoding="utf-8")
     assert "injected" not in text
     assert "profile cpu" in text
-    assert batch.main(["refresh", "02_second"]) == 0
+    assert main(["refresh", "02_second"]) == 0
     assert pair[0].read_text(encoding="utf-8") == text  # the same source gives the same file
     subprocess.run(
         [sys.executable, "-m", "jupytext", "--quiet", "--sync", str(pair[0])], check=True
@@ -352,17 +425,17 @@ def test_refresh(project, capsys):
         pair[1].read_text(encoding="utf-8").replace("mean = sum(x)", "mean = missing(x)"),
         encoding="utf-8",
     )
-    assert batch.main(["refresh", "02_second"]) == 1
+    assert main(["refresh", "02_second"]) == 1
     assert "name 'missing' is not defined" in capsys.readouterr().out
     assert pair[0].read_text(encoding="utf-8") == text  # a failure leaves the good one alone
 
     later = time.time() + 60
     os.utime(pair[0], (later, later))
-    assert batch.main(["refresh", "02_second"]) == 1
+    assert main(["refresh", "02_second"]) == 1
     assert (
         "is newer than" in capsys.readouterr().out
     )  # somebody edited the ipynb: not thrown away unasked
-    assert batch.main(["refresh", "02_secnod"]) == 2
+    assert main(["refresh", "02_secnod"]) == 2
     assert "Did you mean 02_second?" in capsys.readouterr().err
 
 
@@ -425,13 +498,13 @@ def test_start_refuses(runs, arguments, message):
 
 def test_profile_from_the_environment(monkeypatch):
     monkeypatch.setenv("GMMT_PROFILE", "paper")
-    assert gmmt.notebook.resolve_profile("auto") == "paper"
-    assert gmmt.notebook.resolve_profile("cpu") == "cpu"
+    assert resolve_profile("auto") == "paper"
+    assert resolve_profile("cpu") == "cpu"
     monkeypatch.setenv("GMMT_PROFILE", "papr")
     with pytest.raises(
         SettingError, match=r"environment variable GMMT_PROFILE.*Did you mean paper"
     ):
-        gmmt.notebook.resolve_profile("auto")
+        resolve_profile("auto")
 
 
 @pytest.mark.parametrize(
@@ -491,4 +564,4 @@ def test_headline(runs):
     ],
 )
 def test_duration(seconds, text):
-    assert batch.duration(seconds) == text
+    assert duration(seconds) == text

@@ -1,16 +1,18 @@
 """The experiment in miniature, from frames to scores, in its smallest profile."""
 
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 
-from gmmt import tracking
-from gmmt.data import synthetic
+from gmmt import build, experiment, tracking
+from gmmt.config import Data
+from gmmt.data import loader, synthetic
 from gmmt.draws import Draws
 from gmmt.errors import SettingError
 from gmmt.study import miniature
-from gmmt.trackers.siamese import Siamese
+from gmmt.study.tables import ROWS
 from gmmt.training import Stage
 
 
@@ -21,7 +23,7 @@ def folder(tmp_path_factory):
 
 def boxes(name, seed, folder, split="val", **options):
     row = miniature.train(name, "smoke", seed, folder)
-    return row, miniature.results(row, "smoke", split, folder, **options)
+    return row, miniature.boxes(row, split, **options)
 
 
 def test_the_same_seed_gives_the_same_boxes_and_another_one_others(folder, tmp_path):
@@ -49,30 +51,32 @@ def test_rows_share_one_frozen_tracker(folder):
 
 def test_results_are_kept_and_told_apart(folder):
     row, one = boxes("DM", 0, folder)
-    ten = miniature.results(row, "smoke", "val", folder, steps=10)
-    noise = miniature.results(row, "smoke", "val", folder, seed=5)
+    ten = miniature.boxes(row, "val", steps=10)
+    noise = miniature.boxes(row, "val", noise=5)
     assert any(not np.array_equal(one[k], ten[k]) for k in one)
     assert any(not np.array_equal(one[k], noise[k]) for k in one)
-    kept = sorted(p for p in (folder / "val-mini-rgbt").rglob("done.json"))
+    kept = sorted(p for p in (folder / "boxes").rglob("done.json"))
     before = [p.stat().st_mtime_ns for p in kept]
-    assert all(
-        np.array_equal(one[k], v) for k, v in miniature.results(row, "smoke", "val", folder).items()
-    )
+    assert all(np.array_equal(one[k], v) for k, v in miniature.boxes(row, "val").items())
     assert [p.stat().st_mtime_ns for p in kept] == before
 
 
-@pytest.mark.parametrize("name", [name for name, row in miniature.ROWS.items() if row.variant])
+@pytest.mark.parametrize("name", [n for n in ROWS if miniature.mode_of(n) == "stage2"])
 def test_every_row_makes_a_network_that_learns_and_tracks(name):
-    row, tracker = miniature.ROWS[name], Siamese()
-    tracker.fusion = miniature.make_u(row, tracker.channels)
-    assert 0.2e6 < sum(p.numel() for p in tracker.fusion.network.parameters()) < 0.8e6
-    pairs = miniature.training_pairs(6, 2, 8, "mini-rgbt")
-    terms = Stage(tracker, "2")(*pairs.batch(2, (0, 0, 0)), Draws(0))
+    config = miniature.config(name, "smoke", changes={"data": {"train": 6, "frames": 2}})
+    tracker = build.make_tracker(config)
+    tracker.fusion = build.make_generator(config, tracker.channels)
+    assert (tracker.fusion is None) == (name == "HEAD")
+    if tracker.fusion is not None:
+        assert 0.2e6 < sum(p.numel() for p in tracker.fusion.network.parameters()) < 0.8e6
+    stage = Stage(tracker, "2", config.plans["2"])
+    pairs = experiment.make_pairs(config, tracker)
+    terms = stage(*pairs.batch(2, (0, 0, 0)), Draws(0))
     terms["loss"].backward()
     assert all(value.isfinite() for value in terms.values())
     videos = synthetic.benchmark("val", 2, 3)
-    found = tracking.track(tracker, row.mode, videos)
-    assert all(np.isfinite(found[v.name]).all() for v in videos)
+    found = tracking.track_all(tracker, config.mode, videos)
+    assert all(np.isfinite(found[v.name][0]).all() for v in videos)
 
 
 def test_trackers_with_a_vit_start_from_one_foundation(folder):
@@ -86,18 +90,31 @@ def test_trackers_with_a_vit_start_from_one_foundation(folder):
         first["backbone.blocks.0.attn.qkv.weight"],
         tbsi.tracker.state_dict()["backbone.blocks.0.attn.qkv.weight"],
     )
-    steps = miniature.SETTINGS["smoke"].steps
-    assert {k: len(v["loss"]) for k, v in vipt.curves.items()} == {
-        "1.1 rgb": steps["1.1 ostrack"],
-        "1.2": steps["1.2"],
-        "2": steps["2"],
-    }
-    for row, stage in (("OSTrack-long", "1.1 rgb"), ("TBSI-long", "1.2")):
-        longer = len(miniature.train(row, "smoke", 0, folder).curves[stage]["loss"])
-        assert (
-            longer - len(tbsi.curves[stage]["loss"])
-            == steps["1.2" if row == "OSTrack-long" else "2"]
-        )
+    assert {k: len(v["loss"]) for k, v in vipt.curves.items()} == {"1.1 rgb": 12, "1.2": 12, "2": 8}
+    for row, stage, steps in (("OSTrack-long", "1.1 rgb", 24), ("TBSI-long", "1.2", 20)):
+        assert len(miniature.train(row, "smoke", 0, folder).curves[stage]["loss"]) == steps
+
+
+def test_scenes_are_let_go_when_their_frames_are_drawn(monkeypatch):
+    """The largest profile has 8,000 scenes of 1.5 MiB beside its frames."""
+    made_so_far, most = [], []
+    scene = synthetic.scene
+
+    def watched(*arguments):
+        made = scene(*arguments)
+        made_so_far.append(weakref.ref(made))
+        most.append(sum(reference() is not None for reference in made_so_far))
+        return made
+
+    monkeypatch.setattr(synthetic, "scene", watched)
+    data = Data(train=30, frames=2, length=8)
+    images, boxes = loader.training_frames(data)
+    assert len(most) == 30
+    assert max(most) <= 2
+    assert images.nbytes == loader.frames_in_bytes(data)
+    third = scene("train", 3, 8, "mini-rgbt")
+    frames = [i for i in range(8) if np.array_equal(third.frame(i), images[3, 1])]
+    assert any(np.array_equal(third.boxes[i], boxes[3, 1]) for i in frames)
 
 
 def test_bad_rows_are_refused(folder):
@@ -105,6 +122,8 @@ def test_bad_rows_are_refused(folder):
         miniature.train("CGANN", "smoke", 0, folder)
     with pytest.raises(SettingError, match="expected mini-rgbt or roadscene-motion"):
         miniature.train("RGB", "smoke", 0, folder, source="roadscene")
+    with pytest.raises(SettingError, match="unknown split 'tset': expected val or test"):
+        miniature.boxes(miniature.train("RGB", "smoke", 0, folder), "tset")
 
 
 def test_roadscene_motion_goes_the_same_way(shared, tmp_path, monkeypatch):
@@ -112,7 +131,7 @@ def test_roadscene_motion_goes_the_same_way(shared, tmp_path, monkeypatch):
     shutil.copytree(shared / "data" / "real" / "roadscene", tmp_path / "roadscene")
     synthetic._roadscene.cache_clear()
     row = miniature.train("RGB", "smoke", 0, tmp_path / "t", source="roadscene-motion")
-    scores, _ = miniature.scores(row, "smoke", "val", tmp_path / "t", source="roadscene-motion")
+    scores, _ = miniature.scores(row, "val")
     assert len(scores.sequences) == 8
     frame = synthetic.scene("val", 0, 8, "roadscene-motion").frame(0)
     assert frame.shape == (4, 128, 128)

@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gmmt.draws import Draws
+from gmmt.fusion import make_fusion
 from gmmt.networks.discriminator import Discriminator
+from gmmt.networks.norm import SyncBatchNorm2d
 from gmmt.networks.unet import ResidualBlock, UNet
 from gmmt.networks.uvit import UViT
 
@@ -121,12 +124,17 @@ def test_full_size_folding_saves_what_the_time_costs():
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="multiple of the 3 levels, got 4"):
         UNet(8, 4, groups=4)
-    with pytest.raises(ValueError, match="groups = 5 must divide"):
+    with pytest.raises(ValueError, match="must be divisible by num_groups"):
         UNet(8, 3, groups=5)
     with pytest.raises(ValueError, match="form must be"):
         UNet(8, 3, groups=4, form="relased")
-    with pytest.raises(ValueError, match="heads = 3 must divide dim = 16"):
-        UViT(8, dim=16, heads=3)
+    with pytest.raises(ValueError, match=r"attention_levels must be in 0\.\.2"):
+        UNet(8, 3, groups=4, attention_levels=(1, 3))
+    for heads in (0, 3):
+        with pytest.raises(ValueError, match=f"heads = {heads} must divide dim = 16"):
+            UViT(8, dim=16, heads=heads)
+    with pytest.raises(ValueError, match="n_blocks must be 1 at least"):
+        UViT(8, 0, dim=16, heads=2)
     with pytest.raises(ValueError, match="form must be"):
         UViT(8, dim=16, heads=2, form="relased")
 
@@ -164,3 +172,117 @@ def test_a_last_norm_would_make_it_blind():
         logits = [d.layers(scale * torch.randn(8, 12, 16, 16)).mean() for scale in (0.1, 1.0, 10.0)]
         spread = (max(logits) - min(logits)).item()
         assert (spread < 1e-5) == last_norm
+
+
+# --- one batch norm for all processes -------------------------------------------------------------
+
+
+def shared_batch(dtype=torch.float32):
+    x = 3 * torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0)) + 2
+    return x.to(dtype)
+
+
+def normed(x, share):
+    """Output, gradients of x and of the norm's parameters, and running statistics after two
+    batches.
+    """
+    norm, x = SyncBatchNorm2d(4), x[share].clone().requires_grad_()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 1.0, 2.0, -1.0]))
+        norm(x.flip(0))
+    out = norm(x)
+    (out.float() ** 3).sum().backward()  # of a sum: shares add up
+    parts = {"out": out.detach(), "x": x.grad}
+    sums = {"weight": norm.weight.grad, "bias": norm.bias.grad}
+    return parts, sums, dict(norm.named_buffers())
+
+
+def cgan_losses(share, rank, world):
+    """Both losses of a CGAN around a released UViT, their gradients, and all running statistics."""
+    torch.manual_seed(0)
+    model = make_fusion(
+        "CGAN",
+        UViT(4, 1, dim=16, heads=2, size=8, form="released"),
+        4,
+        discriminator=Discriminator(4, size=8, widths=(8, 8, 8)),
+    )
+    fused = shared_batch()[share]
+    f_1, f_2 = fused.roll(1, 1).sin(), fused.roll(2, 2).cos()
+    means = {}
+    turns = {
+        "D": lambda: model.discriminator_loss(fused, f_1, f_2, generator=Draws(1, rank, world)),
+        "all": lambda: model.loss(fused, f_1, f_2, generator=Draws(2, rank, world))[1]["cgan"],
+    }
+    for turn, loss in turns.items():
+        model.zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        means[f"loss of {turn}"] = value.detach()
+        for i, p in enumerate(model.parameters_of(turn)):
+            means[f"gradient {i} of {turn}"] = p.grad
+    return means, dict(model.named_buffers())
+
+
+def one_of_two(rank, folder):
+    """What process `rank` of two computes, written to `folder`; the processes meet in a file."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    share = slice(3 * rank, 3 * rank + 3)
+    results = {
+        "norm": normed(shared_batch(), share),
+        "bf16": normed(shared_batch(torch.bfloat16), share),
+        "cgan": cgan_losses(share, rank, 2),
+    }
+    torch.save(results, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes compute, each on half a batch."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "near"),
+    [
+        ("norm", torch.float32, {"rtol": 1e-5, "atol": 1e-4}),
+        ("bf16", torch.bfloat16, {"rtol": 1e-2, "atol": 1e-2}),
+    ],
+)
+def test_a_norm_of_two_processes_is_that_of_one(two, name, dtype, near):
+    parts, sums, buffers = normed(shared_batch(dtype), slice(None))
+    for key, whole in parts.items():
+        halves = torch.cat([process[name][0][key] for process in two])
+        assert halves.dtype == whole.dtype == dtype
+        torch.testing.assert_close(halves, whole, **near)
+    for key, whole in sums.items():
+        added = two[0][name][1][key] + two[1][name][1][key]
+        torch.testing.assert_close(added, whole, **near)
+    for key, whole in buffers.items():
+        for process in two:
+            # Statistics are of float32, whatever the dtype of x.
+            torch.testing.assert_close(process[name][2][key], whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cgan_on_two_processes_is_a_cgan_on_one(two):
+    means, buffers = cgan_losses(slice(None), 0, 1)
+    for key, whole in means.items():
+        mean = (two[0]["cgan"][0][key] + two[1]["cgan"][0][key]) / 2
+        torch.testing.assert_close(mean, whole, rtol=1e-3, atol=1e-5, msg=key)
+    for key, whole in buffers.items():
+        for process in two:
+            torch.testing.assert_close(process["cgan"][1][key], whole, rtol=1e-4, atol=1e-5)
+
+
+def test_on_one_process_a_norm_is_that_of_torch():
+    x = shared_batch()
+    ours, theirs = SyncBatchNorm2d(4), torch.nn.BatchNorm2d(4)
+    for mode in (True, False):
+        assert torch.equal(ours.train(mode)(x), theirs.train(mode)(x))
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(a, b)

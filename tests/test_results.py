@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gmmt import files, results
-from gmmt.data.benchmarks import ground_truth
+from gmmt.data.benchmarks import GroundTruth, ground_truth
 from gmmt.errors import DownloadError, SettingError
 from gmmt.metrics import METRICS, Scores
 from gmmt.study import claims
@@ -57,6 +57,30 @@ def test_a_paired_difference_is_tighter_than_its_parts_and_needs_the_same_sequen
         results.difference(a, scores(hard[:100]), "SR")
 
 
+def test_a_pooled_difference_weighs_sequences_by_their_frames():
+    a, b = (scores(v, pool="frames", n_frames=[300, 100]) for v in ([0.9, 0.5], [0.5, 0.7]))
+    assert results.difference(a, b, "SR").value == pytest.approx((300 * 40 - 100 * 20) / 400)
+
+
+def test_there_is_no_mean_of_no_sequences():
+    with pytest.raises(ValueError, match="no mean of no values"):
+        results.mean_interval(np.empty(0))
+
+
+def test_a_table_has_a_row_for_an_attribute_that_no_scored_sequence_carries():
+    truth = GroundTruth("toy", {}, {"OCC": ("s1",), "FM": ("left out",)})
+    values = {m: np.array([0.25, 0.75]) for m in METRICS}
+    s = Scores(("s0", "s1"), np.array([10, 10]), values, "sequences")
+    rows = results.table(s, "mine", truth, by_attribute=True, resamples=0)
+    assert [(r["subset"], r["metric"]) for r in rows] == [
+        (subset, m) for subset in ("ALL", "OCC", "FM") for m in METRICS
+    ]
+    assert [r["value"] for r in rows[:6]] == [50] * 3 + [75] * 3
+    assert [r["n_sequences"] for r in rows] == [2] * 3 + [1] * 3 + [0] * 3
+    assert np.isnan([r[c] for r in rows[6:] for c in ("value", "low", "high")]).all()
+    assert len(results.table(s, "mine", truth)) == 3
+
+
 def test_the_same_seed_gives_the_same_interval():
     s = scores(np.random.default_rng(0).random(50))
     assert (
@@ -83,6 +107,15 @@ def test_published_numbers_are_all_there_and_unambiguous():
     assert results.printed("paper Table 1", "RGBT234", "TBSI+GMMT", "PR") == "87.9"
     with pytest.raises(SettingError, match="0 published cells"):
         results.printed("paper Table 1", "RGBT234", "TBSI+GMMT", "NPR")
+
+
+def test_a_cell_that_is_printed_twice_is_refused(own_copy):
+    path = own_copy / "resources" / "published_results.csv"
+    lines = path.read_text().splitlines()
+    cell = next(x for x in lines if x.startswith("paper Table 1,RGBT234,TBSI+GMMT,,ALL,PR,"))
+    path.write_text("\n".join([*lines, cell]) + "\n")
+    with pytest.raises(SettingError, match="2 published cells"):
+        results.printed("paper Table 1", "RGBT234", "TBSI+GMMT", "PR")
 
 
 @pytest.mark.filterwarnings("ignore:sequence")
@@ -134,17 +167,25 @@ def test_published_tables_come_back():
 
 
 def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    class Broken:
+        def __str__(self):
+            raise RuntimeError("killed half way")
+
     path = tmp_path / "t.csv"
     path.write_text("before")
-
-    def rows():
-        yield {"a": 1}
-        raise RuntimeError("killed half way")
-
     with pytest.raises(RuntimeError, match="half way"):
-        results.write_table(rows(), path, ["a"])
+        results.write_table([{"a": 1}] * 100_000 + [{"a": Broken()}], path, ["a"])
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+    results.write_table([{"b": 0.5, "a": 1, "c": 2}], path, ["a", "b"])
+    assert path.read_text() == "a,b\n1,0.500000\n"
+
+
+def test_a_table_can_go_to_standard_output(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results.write_table([{"a": 1, "b": 0.5}], "-", ["a", "b"])
+    assert capsys.readouterr().out == "a,b\n1,0.500000\n"
+    assert not list(tmp_path.iterdir())
 
 
 # --- the ledger -----------------------------------------------------------------------------------
@@ -169,6 +210,16 @@ def test_equal_at_the_printed_digits():
     assert claims.equal_as_printed(78.544, "78.5")
     assert not claims.equal_as_printed(92.649, "92.7")
     assert claims.equal_as_printed(-0.6000001, "-0.6")
+    assert not claims.equal_as_printed(0.6, "-0.6")
+
+
+def test_zero_as_printed_has_no_sign():
+    for value in (-0.04, 0.04, 0.0, -0.0):
+        for text in ("0.0", "-0.0"):
+            assert claims.equal_as_printed(value, text)
+    assert claims.equal_as_printed(-0.3, "0")
+    assert not claims.equal_as_printed(-0.06, "0.0")
+    assert not claims.equal_as_printed(-0.04, "0.00")
 
 
 def test_the_ledger_is_long_enough_and_computed_not_typed():

@@ -1,5 +1,8 @@
 """The noise schedule against closed forms, diffusers' scheduler and the released code's numbers."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -89,18 +92,26 @@ def test_ancestral_steps_and_the_posterior_equal_diffusers(kind, t, monkeypatch)
     )  # eta = 1, adjacent steps
 
 
-def test_eq_3_as_printed_differs_from_the_posterior():
-    """Finding 4: the whole coefficient of x_t, with U's noise in x_0's place, is 0.995 in DDPM and
-    0.699 in Eq. (3), at t = 500.
+@pytest.mark.parametrize("t", [1, 300, 500, 998])
+def test_eq_3_as_printed_differs_from_the_posterior(t):
+    """With U's noise in x_0's place, the mean of DDPM is (x_t - beta / sqrt(1 - alpha_bar) noise) /
+    sqrt(alpha), DDPM's Eq. (11); that of Eq. (3) has another coefficient of x_t.
     """
     s = Schedule.cosine()
-    whole = {}
-    for name, posterior in (("ddpm", s.posterior(500)), ("printed", s.posterior_as_printed(500))):
-        on_x_0, on_x_t, _ = posterior
-        whole[name] = on_x_t + on_x_0 / s.alpha_bar[500].sqrt().item()
-    alpha = s.alpha[500].item()
-    assert whole["ddpm"] == pytest.approx(alpha**-0.5 * (1 - 0), abs=0.01)
-    assert s.posterior(500)[2] == s.posterior_as_printed(500)[2]
+    alpha, alpha_bar, before = s.alpha[t].item(), s.alpha_bar[t].item(), s.alpha_bar[t - 1].item()
+    on_x_0, on_x_t, variance = s.posterior(t)
+    assert on_x_t + on_x_0 / alpha_bar**0.5 == pytest.approx(alpha**-0.5, rel=1e-9)
+    on_noise = on_x_0 * (1 - alpha_bar) ** 0.5 / alpha_bar**0.5
+    assert on_noise == pytest.approx((1 - alpha) / ((1 - alpha_bar) * alpha) ** 0.5, rel=1e-9)
+    printed = s.posterior_as_printed(t)
+    ratio = (1 - before) / (1 - alpha_bar)
+    assert printed == (on_x_0, pytest.approx(alpha_bar**0.5 * ratio, rel=1e-9), variance)
+    assert variance == pytest.approx((1 - alpha) * ratio, rel=1e-9)
+
+
+def test_finding_4_in_numbers():
+    """The coefficient of x_t at t = 500 is 0.995 in DDPM and 0.699 in Eq. (3)."""
+    s = Schedule.cosine()
     assert s.posterior(500)[1] == pytest.approx(0.995, abs=6e-4)
     assert s.posterior_as_printed(500)[1] == pytest.approx(0.699, abs=6e-4)
 
@@ -199,6 +210,44 @@ def test_a_step_from_the_truth_lands_on_the_same_path():
     torch.testing.assert_close(s.ddim_step(x_t, x, 800, -1), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("t", [1, 20, 500, 998])
+def test_a_step_between_neighbours_draws_its_noise_in_half_precision_too(t, dtype):
+    """With eta = 1 the noise has the posterior's standard deviation; in bf16 the ratio of two
+    neighbouring alpha_bar is 1, and no noise would be left.
+    """
+    s = Schedule.cosine()
+    zero, one = torch.zeros(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype)
+    step = s.ddim_step(zero, zero, t, t - 1, 1.0, one)
+    assert step.dtype == dtype
+    expected = s.posterior(t)[2] ** 0.5
+    assert step.item() == pytest.approx(expected, rel=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize(("t", "t_next"), [(999, 998), (999, 799), (400, 399), (1, 0)])
+def test_a_step_in_float32_is_as_good_as_float32(t, t_next, eta):
+    s = Schedule.cosine()
+    x_t, x_0, noise = torch.randn(3, 1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact = s.ddim_step(x_t.double(), x_0.double(), t, t_next, eta, noise.double())
+    torch.testing.assert_close(
+        s.ddim_step(x_t, x_0, t, t_next, eta, noise).double(), exact, rtol=1e-5, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("T", [1, 7, 1000])
+def test_the_grid_falls_evenly_from_the_last_step(T):
+    """Sampler's steps, paper, "Analysis of Diffusion Steps": 10 go from 999 to 99."""
+    for steps in {1, min(3, T), T // 2 or 1, T}:
+        exact = [Fraction(T * (steps - i), steps) - 1 for i in range(steps)]
+        assert Schedule.linear(T).grid(steps) == [math.floor(t) for t in exact]
+    if T == 1000:
+        assert Schedule.linear(T).grid(1) == [999]
+        assert Schedule.linear(T).grid(3) == [999, 665, 332]
+        assert Schedule.linear(T).grid(10) == list(range(999, 98, -100))
+        assert Schedule.linear(T).grid(T) == list(range(999, -1, -1))
+
+
 def test_each_item_may_have_its_own_step_and_dtype_is_kept():
     s = Schedule.cosine()
     x, z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -216,8 +265,21 @@ def test_bad_arguments_are_refused():
     for steps in (0, 11):
         with pytest.raises(ValueError, match=r"steps must be in 1\.\.10"):
             s.grid(steps)
-    with pytest.raises(ValueError, match="eta > 0 draws new noise"):
-        s.ddim_step(torch.zeros(1), torch.zeros(1), 9, 4, eta=1.0)
-    with pytest.raises(ValueError, match="beta must be a vector"):
-        Schedule(torch.tensor([0.1, 1.5]))
+    zero = torch.zeros(1)
+    assert torch.equal(s.ddim_step(zero, zero + 1, 9, -1, eta=1.0), zero + 1)  # draws none
+    for t, t_next in ((4, 4), (4, 9), (10, 4), (0, -2)):
+        with pytest.raises(ValueError, match="a step goes from t in"):
+            s.ddim_step(zero, zero, t, t_next)
+    for eta in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=r"eta must be in 0\.\.1"):
+            s.ddim_step(zero, zero, 9, 4, eta, zero)
+    for t in (10, -2, torch.tensor([3, 10])):
+        with pytest.raises(ValueError, match=r"steps must be in -1\.\.9"):
+            s.q_sample(torch.zeros(2), t, torch.zeros(2))
+    for t in (-1, 10):
+        with pytest.raises(ValueError, match=r"steps must be in -1\.\.9"):
+            s.posterior(t)
+    for beta in ([0.1, 1.5], [], [[0.1]]):
+        with pytest.raises(ValueError, match="beta must be a vector"):
+            Schedule(torch.tensor(beta))
     assert len(cosine_beta(7)) == len(linear_beta(7)) == 7

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -14,12 +15,13 @@ import pytest
 from scipy import stats
 
 from gmmt import files, results
+from gmmt.config_file import choices
 from gmmt.data import synthetic
-from gmmt.errors import ResultFileError
-from gmmt.study import claims, miniature, seeds
-from workflow import batch
+from gmmt.errors import ResultFileError, StoredError
+from gmmt.study import claims, grid, miniature, seeds, stored
+from gmmt.study.tables import ALL_ROWS, ROWS, TABLES
 
-STORED = {table: files.stored_results_dir() / folder.name for table, folder in batch.STORED.items()}
+STORED = {table: stored.folder_of(table) for table in TABLES}
 FILES = {table: sorted(folder.glob("cpu-seed*.csv")) for table, folder in STORED.items()}
 
 
@@ -93,24 +95,19 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for seed in (0, 1):
         rows = [
-            {
-                "row": r,
-                "subset": "ALL",
-                "sequence": f"v{k}",
-                "frames": 9,
-                **dict.fromkeys(("PR", "NPR", "SR"), float(rng.random())),
-            }
+            {"row": r, "subset": "ALL", "sequence": f"v{k}", "frames": 9, "SR": float(rng.random())}
             for r in ("Base", "RAW", "DM")
             for k in range(4)
         ]
-        batch.write_scores(
-            rows, tmp_path / f"cpu-seed{seed}.csv", "cpu", seed, synthetic.benchmark("test", 2, 3)
-        )
+        path, videos = tmp_path / f"cpu-seed{seed}.csv", synthetic.benchmark("test", 2, 3)
+        stored.write_scores(rows, path, "cpu", seed, videos)
+        record = {"code": "abc", "choices": {"RAW": {"lam": 1.0}}, "configurations": {"RAW": "k"}}
+        path.with_suffix(".json").write_text(json.dumps(record))
     return tmp_path
 
 
 def test_seeds_are_paired_by_name_not_by_place(folder):
-    table = seeds.read("cpu", folder)
+    table, _ = stored.read_folder(folder)
     expected = []
     for k in (0, 1):
         lines = (folder / f"cpu-seed{k}.csv").read_text().splitlines()[1:]
@@ -121,6 +118,30 @@ def test_seeds_are_paired_by_name_not_by_place(folder):
     assert e.value == pytest.approx(100 * np.mean(expected))
     shuffled = seeds.difference(table.sample(frac=1, random_state=0), "DM", "RAW")
     assert shuffled == e
+    with pytest.raises(StoredError, match="no scores of row 'DN'"):
+        seeds.difference(table, "DN", "RAW")
+
+
+def test_tables_are_joined_on_seed_and_sequence(folder):
+    """One table has another order of videos and one more seed, whose number lies between."""
+    table, _ = stored.read_folder(folder)
+    other = table.assign(SR=table["SR"] + 0.25)
+    other["seed"] = other["seed"].map({0: 0, 1: 2})
+    extra = other[other["seed"] == 0].assign(seed=1, SR=0.5)
+    other = pd.concat([other[::-1], extra])
+    a, b = seeds.matrix(other, "DM", "SR"), seeds.matrix(table, "DM", "SR")
+    d = a - b
+    both = d.dropna(how="all")
+    assert list(both.index) == [0, 1]
+    expected = [0.25] * 4, [0.5 - b.loc[1, v] for v in b.columns]
+    np.testing.assert_allclose(both, expected)
+    assert seeds.interval(d).seeds == 2
+    renamed = other.assign(sequence=other["sequence"].str.replace("v3", "w3"))
+    with pytest.raises(StoredError, match="2 of 5 sequences lack a score on one side"):
+        seeds.interval(seeds.matrix(renamed, "DM", "SR") - b)
+    elsewhere = other.assign(sequence="w" + other["sequence"])
+    with pytest.raises(ValueError, match="two of each at least, not 0 and 8"):
+        seeds.interval(seeds.matrix(elsewhere, "DM", "SR") - b)
 
 
 @pytest.mark.parametrize(
@@ -135,37 +156,87 @@ def test_seeds_are_paired_by_name_not_by_place(folder):
 def test_files_that_do_not_belong_together_are_refused(folder, old, new, words):
     path = folder / "cpu-seed1.csv"
     path.write_text(re.sub(old, new, path.read_text()))
-    with pytest.raises(ResultFileError, match=words) as error:
-        seeds.read("cpu", folder)
+    with pytest.raises((ResultFileError, StoredError), match=words) as error:
+        stored.read_folder(folder)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r | {"code": "abd"}, "made by code abd, the first one by abc"),
+        (lambda r: r | {"choices": {"RAW": {"lam": 0.1}}}, "other choices than in the first"),
+        (lambda r: {"code": "abc"}, "without code, choices and"),
+        (lambda r: None, "missing, damaged, or without"),
+    ],
+)
+def test_seeds_of_other_code_or_choices_are_refused(folder, change, words):
+    path = folder / "cpu-seed1.json"
+    record = change(json.loads(path.read_text()))
+    path.unlink()
+    if record is not None:
+        path.write_text(json.dumps(record))
+    with pytest.raises(StoredError, match=words) as error:
+        stored.read_folder(folder)
+    assert str(path) in str(error.value)
+
+
+def test_codes_that_were_shown_to_give_the_same_weights_stand_together(folder, monkeypatch):
+    monkeypatch.setattr(stored, "stored_results_dir", lambda: folder)
+    path = folder / "cpu-seed1.json"
+    path.write_text(path.read_text().replace("abc", "ghi"))
+    records = [{"codes": ["abc", "def"], "evidence": "..."}, {"codes": ["x", "y"], "evidence": ""}]
+    record = folder / stored.SAME_WEIGHTS
+    record.write_text(json.dumps({"records": records}))
+    with pytest.raises(StoredError, match="made by code ghi"):
+        stored.read_folder(folder)
+    records.append({"codes": ["ghi", "def"], "evidence": "..."})  # through def
+    record.write_text(json.dumps({"records": records}))
+    _, provenance = stored.read_folder(folder)
+    assert provenance.codes == ("abc", "ghi")
+    assert provenance.seeds == (0, 1)
+    assert stored.same_weights("abc", "ghi")
+    assert not stored.same_weights("abc", "x")
 
 
 def test_nothing_stored_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="make table"):
-        seeds.read("cpu", tmp_path)
+        stored.read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("table", STORED)
-def test_a_second_run_of_a_seed_writes_the_same_bytes(tmp_path, table):
+THREE = {"2": ("RGB", "Base", "CGAN"), "6": ("OSTrack", "TBSI-DM")}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_second_run_of_a_seed_writes_the_same_bytes(tmp_path, table, monkeypatch):
+    """With some rows of a table: one of each stage, and all kinds of draws."""
+    few = replace(TABLES[table], rows=THREE[table])
+    monkeypatch.setitem(TABLES, table, few)
     for place in ("a", "b"):
-        batch.store_seed(table, "smoke", 0, str(tmp_path / place / "runs"), str(tmp_path / place))
+        stored.store_seed(table, "smoke", 0, tmp_path / place / "runs", tmp_path / place)
     one, two = ((tmp_path / place / "smoke-seed0.csv").read_bytes() for place in ("a", "b"))
     assert one == two
     videos = synthetic.fingerprint(miniature.sequences("smoke", "test"))
-    assert (
-        one.decode().splitlines()[0] == f"# miniature, profile smoke, seed 0, test videos {videos}"
-    )
+    head = f"# miniature, profile smoke, seed 0, test videos {videos}"
+    assert one.decode().splitlines()[0] == head
     record = json.loads((tmp_path / "a" / "smoke-seed0.json").read_text())
-    assert list(record["configurations"]) == batch.rows_of(table)
+    assert list(record["configurations"]) == list(THREE[table])
     assert {"commit", "device", "versions", "code", "choices"} <= set(record)
+    assert record["code"] == stored.code_of(table)
+    table_read, provenance = stored.read_folder(tmp_path / "a", "smoke")
+    assert provenance.videos == videos
+    assert set(table_read["row"]) == set(THREE[table])
 
 
 # --- what is stored -------------------------------------------------------------------------------
 
 
 def test_every_row_is_in_one_table():
-    assert sorted(batch.rows_of("2") + batch.rows_of("6")) == sorted(miniature.ALL_ROWS)
-    assert batch.rows_of("2") == list(miniature.ROWS)
+    assert len(set(ALL_ROWS)) == len(ALL_ROWS)
+    assert TABLES["2"].rows == ROWS
+    for name in ALL_ROWS:
+        kind = miniature.config(name, "smoke").tracker.kind
+        assert (name in ROWS) == (kind == "siamese")
 
 
 @pytest.mark.parametrize(("table", "least"), [("2", 8), ("6", 5)])
@@ -174,38 +245,38 @@ def test_every_stored_seed_is_of_the_one_test_set(table, least):
     assert len(FILES[table]) >= least
     for path in FILES[table]:
         assert path.read_text().splitlines()[0].endswith(f"test videos {expected}"), path
-    stored = seeds.read("cpu", STORED[table])
-    assert set(stored["row"]) == set(batch.rows_of(table))
-    assert stored["seed"].nunique() == len(FILES[table])
-    assert stored.query("subset == 'ALL'").groupby(["seed", "row"]).size().eq(150).all()
+    scored, provenance = stored.read_folder(STORED[table])
+    assert set(scored["row"]) == set(TABLES[table].rows)
+    assert scored["seed"].nunique() == len(FILES[table]) == len(provenance.seeds)
+    assert scored.query("subset == 'ALL'").groupby(["seed", "row"]).size().eq(150).all()
 
 
 @pytest.mark.parametrize("table", STORED)
 def test_nothing_was_chosen_on_test(table):
-    log = pd.read_csv(STORED[table] / "choices.csv")
-    scores = pd.read_csv(STORED[table] / "validation.csv", comment="#")
-    stored = seeds.read("cpu", STORED[table])
+    log = pd.read_csv(STORED[table] / "cpu-choices.csv")
+    scores = pd.read_csv(STORED[table] / "cpu-validation.csv", comment="#")
+    scored = stored.read_table(table)
     val, test = (
         synthetic.fingerprint(miniature.sequences("cpu", split)) for split in ("val", "test")
     )
     assert val != test
     assert set(log["split"]) == {"val"}
     assert set(log["videos"]) == {val}
-    assert (
-        (STORED[table] / "validation.csv").read_text().splitlines()[0].endswith(f"val videos {val}")
-    )
-    assert not set(scores["sequence"]) & set(stored["sequence"])
-    assert set(log["seed"]) == {batch.GRID_SEED}
-    assert batch.GRID_SEED not in set(stored["seed"])
-    tuned = [n for n in batch.rows_of(table) if batch.grid(n)]
+    head = (STORED[table] / "cpu-validation.csv").read_text().splitlines()[0]
+    assert head.endswith(f"val videos {val}")
+    assert not set(scores["sequence"]) & set(scored["sequence"])
+    assert set(log["seed"]) == {grid.GRID_SEED}
+    assert grid.GRID_SEED not in set(scored["seed"])
+    tuned = [n for n in TABLES[table].rows if grid.grid(n)]
     assert set(tuned) == {
         n
-        for n in batch.rows_of(table)
-        if miniature.ALL_ROWS[n].mode == "stage2" or n in ("Base", "ViPT", "TBSI")
+        for n in TABLES[table].rows
+        if miniature.mode_of(n) == "stage2" or n in ("Base", "ViPT", "TBSI")
     }
     assert set(log["row"]) == set(tuned)
+    kept = choices(TABLES[table].folder, "cpu")
     for name in tuned:
-        part, plans = log[log["row"] == name], batch.grid(name)
+        part, plans = log[log["row"] == name], grid.grid(name)
         assert len(part) == len(plans), name
         sr = []
         for plan in plans:
@@ -216,11 +287,19 @@ def test_nothing_was_chosen_on_test(table):
             assert len(own) == 150
             sr.append(own["SR"].mean())
         best = plans[int(np.argmax(np.round(sr, 6)))]
-        assert miniature.choices()[name] == best, name
+        assert kept[name] == best, name
         assert part["chosen"].sum() == 1
-    chosen = {name: miniature.choices()[name] for name in tuned}
+    chosen = {name: kept[name] for name in tuned}
     for path in FILES[table]:
         assert json.loads(path.with_suffix(".json").read_text())["choices"] == chosen, path
+
+
+def test_the_best_plan_is_that_with_the_highest_score(tmp_path):
+    for k, scores in enumerate(([0.5, 0.7], [0.9, 0.1], [0.6, 0.7])):
+        path = tmp_path / "status" / f"try-HEAD-{k}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"key": "k", "rows": [{"SR": v} for v in scores]}))
+    assert grid.best_plan("HEAD", tmp_path) == grid.grid("HEAD")[2] != grid.grid("HEAD")[0]
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -230,7 +309,7 @@ def test_nothing_was_chosen_on_test(table):
 def own_copy(tmp_path, monkeypatch):
     """A copy of the stored results, which a test may change."""
     shutil.copytree(files.stored_results_dir(), tmp_path / "results")
-    for module in (results, seeds):
+    for module in (results, stored):
         monkeypatch.setattr(module, "stored_results_dir", lambda: tmp_path / "results")
     return tmp_path / "results"
 
@@ -266,7 +345,7 @@ def test_verdicts_follow_the_stored_files_and_nothing_else(own_copy, tmp_path, m
     shift(own_copy, "DM", 20)
     assert verdicts() == before
     monkeypatch.setenv("GMMT_RUNS", str(tmp_path / "elsewhere"))  # what was run here does not count
-    monkeypatch.setattr(miniature, "choices", dict)
+    monkeypatch.setattr("gmmt.config_file.choices", lambda *_: {})
     assert verdicts() == before
     for path in own_copy.glob("miniature/cpu-seed*"):
         path.unlink()

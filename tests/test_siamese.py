@@ -1,15 +1,12 @@
 """Head, crops and tracker, against brute force and closed forms."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmmt import metrics, tracking
-from gmmt.data import synthetic
 from gmmt.data.crops import context_side, crop
-from gmmt.draws import Draws, random_steps
+from gmmt.errors import SettingError
 from gmmt.fusion import make_fusion
 from gmmt.networks.unet import UNet
 from gmmt.trackers import heads
@@ -105,136 +102,54 @@ def test_a_crop_keeps_pixels_where_they_were():
     assert context_side(torch.tensor([[30.0, 10.0]])).item() == pytest.approx((50 * 30) ** 0.5)
 
 
-class Oracle(Siamese):
-    """A tracker that knows the answer: it marks where a bright spot is in its patch, and gives the
-    true size.
-    """
-
-    def search(self, template, crops, mode, steps=1, draws=None):
-        flat = crops[:, 3].flatten(1)
-        n = crops.shape[-1]
-        at = flat.argmax(1)
-        xy = torch.stack([at % n, at // n], 1) + 0.5 - n / 2
-        p = heads.points(11, 4)
-        far = (p - xy[:, :, None, None]).square().sum(1)
-        half = 8.0  # a square target is 16 pixels wide in a template patch of 32
-        distance = torch.cat(
-            [p - xy[:, :, None, None] + half, xy[:, :, None, None] + half - p], 1
-        ).clamp(min=1e-3)
-        return torch.stack([far, -far], 1), (distance / 4).log()
+# --- the tracker ----------------------------------------------------------------------------------
 
 
-def spot_video(name, path, n=128):
-    def frame(i):
-        image = np.zeros((4, n, n), np.uint8)
-        x, y = path[i]
-        yy, xx = np.mgrid[:n, :n] + 0.5
-        image[3] = 200 * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / 8)
-        return image
-
-    return synthetic.Sequence(
-        name, np.concatenate([path - 8, np.full((len(path), 2), 16.0)], 1), frame, {}
-    )
+def test_its_patches_show_what_siambans_show():
+    rule = Siamese().crops
+    assert (rule.template, rule.search, rule.whole_pixels) == (32, 64, "no")
+    wh = torch.tensor([[30.0, 10.0]])
+    assert rule.side(wh).item() == pytest.approx((50 * 30) ** 0.5)
+    assert rule.scale(wh).item() == pytest.approx((50 * 30) ** 0.5 / 32)
+    frame = torch.rand(1, 4, 20, 20) * 255
+    outside = rule.cut(frame, torch.tensor([[500.0, 500.0]]), wh, 64)
+    torch.testing.assert_close(outside, frame.mean((2, 3), keepdim=True).expand(1, 4, 64, 64))
 
 
-def test_tracking_follows_a_spot_and_lock_step_changes_nothing():
-    t = np.arange(30)[:, None]
-    videos = [spot_video("a", 40 + t * [1.5, 0.5]), spot_video("b", (90 - t * [1, 1.2])[:20])]
-    tracker, options = Oracle(), {"search": tracking.Search(window=0.0, penalty=0.0, rate=0.0)}
-    together = tracking.track(tracker, "base", videos, **options)
-    for v in videos:
-        alone = tracking.track(tracker, "base", [v], **options)
-        assert np.array_equal(alone[v.name], together[v.name])
-        assert len(together[v.name]) == len(v)
-        assert metrics.overlap(together[v.name], v.boxes).mean() > 0.9
-        assert np.array_equal(together[v.name][0], v.boxes[0])
+@torch.no_grad()
+def test_both_backbones_get_standardised_grey_levels():
+    tracker, seen = Siamese().eval(), {}
+    for name, backbone in tracker.backbone.items():
+        backbone.register_forward_pre_hook(
+            lambda _, given, name=name: seen.update({name: given[0][0, :, 0, 0].tolist()})
+        )
+    levels = torch.tensor([51.0, 115, 147, 243])  # R, G, B, thermal
+    tracker.features(levels[None, :, None, None].expand(1, 4, 64, 64))
+    assert seen == {"rgb": [-1, 0, 0.5], "tir": [2, 2, 2]}
 
 
-def test_noise_is_the_same_whatever_runs_beside():
-    torch.manual_seed(0)
+def test_unknown_modes_backbones_and_rules_are_refused():
     tracker = Siamese()
-    tracker.fusion = make_fusion("NOISE", UNet(32, 3, inner=8, groups=4), 32)
-    videos = synthetic.benchmark("val", 3, 6)
-    together = tracking.track(tracker, "stage2", videos, seed=1)
-    alone = tracking.track(tracker, "stage2", videos[1:2], seed=1)
-    np.testing.assert_allclose(alone[videos[1].name], together[videos[1].name], atol=1e-3)
-    other = tracking.track(tracker, "stage2", videos[1:2], seed=2)
-    assert not np.array_equal(other[videos[1].name], alone[videos[1].name])
+    with pytest.raises(SettingError, match="Siamese has no mode 'bas': expected one of rgb, tir"):
+        tracker.search(torch.zeros(1, 32, 6, 6), torch.zeros(1, 4, 64, 64), "bas")
+    with pytest.raises(SettingError, match='"small" or "resnet50", not \'resnet18\''):
+        Siamese("resnet18")
+    with pytest.raises(SettingError, match='"no", "ostrack" or "siamban", not \'yes\''):
+        Siamese(whole_pixels="yes")
 
 
-def test_the_search_step_prefers_the_middle_and_steady_sizes():
+def test_each_stage_trains_what_the_supplement_says():
     tracker = Siamese()
-    cls = torch.zeros(1, 2, 11, 11)
-    cls[0, 1, 5, 5] = cls[0, 1, 0, 0] = 3.0  # two equal candidates
-    loc = torch.full((1, 4, 11, 11), 2.0).log()  # 16 pixels wide
-    center, wh = torch.tensor([[60.0, 60.0]]), torch.tensor([[16.0, 16.0]])
-    new, size = tracking.step(
-        *tracker.decode(cls, loc), center, wh, tracker, tracking.Search(), (128, 128)
-    )
-    torch.testing.assert_close(new, center)
-    torch.testing.assert_close(size, wh)
-    loc[:, :, 5, 5] = torch.tensor(6.0).log()
-    new, size = tracking.step(
-        *tracker.decode(cls, loc),
-        center,
-        wh,
-        tracker,
-        tracking.Search(window=0.0, penalty=2.0),
-        (128, 128),
-    )
-    assert (new < 50).all()  # the other candidate, whose size is the old one
-    torch.testing.assert_close(size, wh)
-
-
-def test_constant_and_random_trackers_score_where_they_should():
-    videos = synthetic.benchmark("val", 20, 48)
-    rng = np.random.default_rng(0)
-    perfect = {v.name: v.boxes for v in videos}
-    random = {
-        v.name: np.concatenate([rng.uniform(0, 110, (48, 2)), np.full((48, 2), 18.0)], 1)
-        for v in videos
+    names = {id(module): name for name, module in tracker.named_modules()}
+    tracker.fusion = make_fusion("RAW", UNet(32, 3, inner=8, groups=4), 32)
+    names[id(tracker.fusion)] = "fusion"
+    found = {
+        name: (stage.mode, [names[id(module)] for module in stage.learns])
+        for name, stage in tracker.stages().items()
     }
-    constant = {v.name: np.tile(v.boxes[:1], (48, 1)) for v in videos}
-    sr = {
-        name: tracking.evaluate(b, videos)[0].mean("SR")
-        for name, b in (("p", perfect), ("r", random), ("c", constant))
+    assert found == {
+        "1.1 rgb": ("rgb", ["backbone.rgb", "neck.rgb", "head.rgb"]),
+        "1.1 tir": ("tir", ["backbone.tir", "neck.tir", "head.tir"]),
+        "1.2": ("base", ["head.base", "fuse"]),
+        "2": ("stage2", ["head.stage2", "fusion"]),
     }
-    assert (
-        20 / 21 - 1e-9 <= sr["p"] <= 1
-    )  # overlap 1 passes every threshold but 1 itself, up to the last digit
-    assert sr["r"] < 0.08
-    assert sr["r"] < sr["c"] < 0.45
-
-
-def test_attribute_scores_are_those_of_its_frames():
-    videos = synthetic.benchmark("val", 10, 48)
-    boxes = {}
-    for v in videos:
-        boxes[v.name] = v.boxes.copy()
-        boxes[v.name][v.attributes["LI"], :2] += 500  # lost exactly while LI acts
-    _, by = tracking.evaluate(boxes, videos)
-    assert by["LI"].mean("SR") == 0
-    assert by["LI"].mean("PR") == 0
-    assert by["LI"].sequences == tuple(v.name for v in videos if v.attributes["LI"].any())
-
-
-def test_result_files_are_what_gmmt_score_reads(tmp_path):
-    from gmmt.data.boxes import read_results, write_results
-
-    boxes = {"a": np.random.default_rng(0).random((5, 4)) * 50, "b": np.ones((3, 4))}
-    write_results(boxes, tmp_path)
-    back = read_results(tmp_path, ["a", "b"])
-    for name, rows in boxes.items():
-        np.testing.assert_allclose(back[name], rows, atol=1e-4)
-
-
-def test_draws_are_shared_out():
-    whole = Draws(5).noise(torch.Size([8, 2]))
-    parts = [Draws(5, rank, 4).noise(torch.Size([2, 2])) for rank in range(4)]
-    assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(
-        torch.cat([random_steps(1000, 2, Draws(5, rank, 4)) for rank in range(4)]),
-        random_steps(1000, 8, Draws(5)),
-    )
-    same = Draws(5, same=True).noise(torch.Size([3, 2]))
-    assert torch.equal(same[0], same[2])

@@ -1,5 +1,5 @@
-"""Two-stage training: what is frozen stays, what was killed goes on to the same weights, and
-processes share one batch.
+"""Two-stage training: what is frozen stays, a step is what its formula says, what was killed goes
+on to the same weights, and processes share one batch.
 """
 
 import json
@@ -17,26 +17,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gmmt import checkpoint, experiment
+from gmmt.config import Data, Plan
 from gmmt.data import synthetic
+from gmmt.data.crops import context_side
 from gmmt.data.pairs import Pairs
+from gmmt.draws import Draws
 from gmmt.errors import SettingError
 from gmmt.fusion import make_fusion
 from gmmt.networks.discriminator import Discriminator
 from gmmt.networks.unet import UNet
+from gmmt.provenance import hash_of
+from gmmt.study import miniature
 from gmmt.trackers.siamese import Siamese
-from gmmt.training import PAPER, STAGES, Plan, Stage, fit, hash_of, load_or_train, trained
+from gmmt.training import PAPER, STAGES, Stage, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def tiny_pairs():
     videos = synthetic.benchmark("train", 6, 8)
-    return Pairs(
-        np.stack([v.frames()[::4] for v in videos]),
-        np.stack([v.boxes[::4] for v in videos]),
-        32,
-        64,
-    )
+    frames = np.stack([v.frames()[::4] for v in videos])
+    return Pairs(frames, np.stack([v.boxes[::4] for v in videos]), Siamese().crops, Data())
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,11 @@ def tiny_tracker(variant=None, seed=0, **options):
     torch.manual_seed(seed)
     tracker = Siamese()
     if variant:
-        extra = (
-            {"discriminator": Discriminator(32, size=16, widths=(8, 8, 8))}
-            if variant == "CGAN"
-            else {}
-        )
-        tracker.fusion = make_fusion(
-            variant, UNet(32, 3, inner=8, groups=4), 32, **extra, **options
-        )
+        extra = {}
+        if variant == "CGAN":
+            extra = {"discriminator": Discriminator(32, size=16, widths=(8, 8, 8))}
+        network = UNet(32, 3, inner=8, groups=4)
+        tracker.fusion = make_fusion(variant, network, 32, **extra, **options)
     return tracker
 
 
@@ -66,6 +65,20 @@ def state(tracker):
 def same(a, b):
     """Whether two states are equal, bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+class OneBatch:
+    """Pairs that give the same batch every time."""
+
+    def __init__(self, pairs, n=4):
+        self.one = pairs.batch(n, (0, 0, 0))
+
+    def batch(self, *_, **__):
+        return self.one
+
+
+OFTEN = {"check_every": 1, "save_seconds": 0}
+PLAIN = {"seed": 0, "config": {}}
 
 
 LEARNABLE = {
@@ -80,41 +93,20 @@ LEARNABLE = {
 def test_each_stage_moves_what_it_should_and_nothing_else(stage, pairs, tmp_path):
     tracker = tiny_tracker("DM" if stage == "2" else None)
     before = state(tracker)
-    fit(
-        Stage(tracker, stage),
-        Plan(3, batch=4),
-        pairs,
-        tmp_path / "x.safetensors",
-        seed=0,
-        config={},
-    )
+    fit(Stage(tracker, stage, Plan(3, batch=4)), pairs, tmp_path / "x.safetensors", **PLAIN)
     after = tracker.state_dict()
     for name, value in before.items():
         moved = not torch.equal(value, after[name])
-        constant = name.endswith(("mean", "std")) and name.startswith(
-            "fusion."
-        )  # normalisation: fitted, not trained
+        # Normalisation is measured, not trained.
+        constant = name.endswith(("mean", "std")) and name.startswith("fusion.")
         assert moved == (name.startswith(LEARNABLE[stage]) and not constant), name
 
 
 @pytest.mark.parametrize("variant", [None, "RAW", "NOISE", "TRK", "CGAN", "DM"])
 def test_stage_2_cuts_its_loss_on_one_batch_fivefold(variant, pairs, tmp_path):
-    tracker = tiny_tracker(variant)
-    stage = Stage(tracker, "2", lam=0.0 if variant == "TRK" else 1.0)
-    one = pairs.batch(4, (0, 0, 0))
-
-    class OneBatch:
-        def batch(self, *_, **__):
-            return one
-
-    history = fit(
-        stage,
-        Plan(100, batch=4, rate=5e-3),
-        OneBatch(),
-        tmp_path / "x.safetensors",
-        seed=0,
-        config={},
-    )
+    plan = Plan(100, batch=4, rate=5e-3, lam=0.0 if variant == "TRK" else 1.0)
+    stage = Stage(tiny_tracker(variant), "2", plan)
+    history = fit(stage, OneBatch(pairs), tmp_path / "x.safetensors", **PLAIN)
     total = np.array(history["cls"]) + np.array(history["loc"])
     assert total[-5:].mean() < total[0] / 5
     assert np.isfinite([v for values in history.values() for v in values]).all()
@@ -124,17 +116,87 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(pairs, tmp_
     weights = []
     for k, seed in enumerate((0, 0, 1)):
         tracker = tiny_tracker("DM")
-        fit(
-            Stage(tracker, "2"),
-            Plan(4, batch=4),
-            pairs,
-            tmp_path / f"{k}.safetensors",
-            seed=seed,
-            config={},
-        )
+        stage = Stage(tracker, "2", Plan(4, batch=4))
+        fit(stage, pairs, tmp_path / f"{k}.safetensors", seed=seed, config={})
         weights.append(state(tracker))
     assert same(weights[0], weights[1])
     assert not same(weights[0], weights[2])
+
+
+# --- a step, by its formula -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [1e9, 0.05])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_is_that_of_the_formula(optimizer, clip, pairs, tmp_path):
+    """The first step by hand: gradient, cut to the length `clip`, decay, AdamW or SGD."""
+    plan = Plan(
+        1, batch=4, optimizer=optimizer, rate=0.3, first=0.5, weight_decay=0.1, clip=clip, lam=2.0
+    )
+    tracker, twin = tiny_tracker("RAW"), tiny_tracker("RAW")
+    fit(Stage(tracker, "2", plan), pairs, tmp_path / "x.safetensors", **PLAIN)
+
+    stage = Stage(twin, "2", plan)
+    terms = stage(*pairs.batch(4, (0, 3, 0)), Draws(hash_of([0, "2", 0, "all"])))
+    total = terms["cls"] + terms["loc"] + 2.0 * terms["raw"]
+    torch.testing.assert_close(terms["loss"], total)
+    named = [(n, p) for n, p in twin.named_parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(total, [p for _, p in named])
+    length = torch.cat([g.flatten() for g in gradients]).norm()
+    assert length > 0.05
+    rate, after = 0.3 * 0.5, tracker.state_dict()  # the first rate of the warm-up
+    for (name, p), g in zip(named, gradients, strict=True):
+        g = g * min(1.0, clip / length.item())
+        if optimizer == "sgd":
+            expected = p - rate * (g + 0.1 * p)
+        else:
+            expected = p * (1 - rate * 0.1) - rate * g / (g.abs() + 1e-8)
+        settled = g.abs() > 1e-7  # AdamW's sign of a gradient that is nearly 0 is luck
+        close = {"rtol": 1e-3, "atol": 2e-4}
+        torch.testing.assert_close(after[name][settled], expected[settled].detach(), **close)
+    assert not torch.equal(after["head.stage2.cls.head.0.weight"], dict(named)[name])
+
+
+def test_lambda_lives_in_the_plan(pairs):
+    batch = pairs.batch(4, (0, 0, 0))
+    for lam in (0.0, 1.0, 5.0):
+        stage = Stage(tiny_tracker("RAW"), "2", Plan(1, lam=lam))
+        terms = stage(*batch, Draws(0))
+        expected = terms["cls"] + terms["loc"] + lam * terms["raw"]
+        torch.testing.assert_close(terms["loss"], expected)
+        assert terms["raw"] > 0.1
+
+
+def test_features_are_standardised_by_training_pairs(tmp_path):
+    """Mean and deviation of each channel over four batches of 64 pairs, computed once more."""
+    row = miniature.train("RAW", "smoke", 5, tmp_path, changes={"plans": {"2": {"steps": 1}}})
+    tracker = row.tracker
+    pairs = experiment.make_pairs(row.config, tracker)
+    every = [[], [], []]
+    for k in range(4):
+        template, search, _ = pairs.batch(64, (5, 9, k))
+        with torch.no_grad():
+            f_rgb, f_tir, fused = tracker.streams(tracker.encode_template(template, "base"), search)
+        for kept, x in zip(every, (fused, f_rgb, f_tir), strict=True):
+            kept.append(x.transpose(0, 1).flatten(1).double())
+    for i, parts in enumerate(every):
+        x = torch.cat(parts, dim=1)
+        torch.testing.assert_close(tracker.fusion.mean[i].double(), x.mean(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(tracker.fusion.std[i].double(), x.std(1), atol=1e-4, rtol=1e-4)
+        assert (x.std(1) - 1).abs().max() > 0.1  # as it would be without
+
+
+def test_every_row_of_stage_2_starts_from_the_same_weights_of_u(tmp_path):
+    before = {"plans": {"2": {"steps": 0}}}
+    rows = ("TRK", "RAW", "NOISE", "CGAN", "DM", "DM-noise")
+    first = {n: miniature.train(n, "smoke", 3, tmp_path, changes=before).tracker for n in rows}
+    torch.manual_seed(3 + 1)
+    expected = UNet(32, 3, inner=24, groups=4).state_dict()
+    for name, tracker in first.items():
+        assert same(tracker.fusion.network.state_dict(), expected), name
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,70 +217,158 @@ def test_a_run_that_was_stopped_ends_with_the_very_same_weights(
                         raise KeyboardInterrupt
                     return pairs.batch(n, seed, *rest)
 
-            options = {"seed": 0, "config": {}, "save_every": 1}
+            stage = Stage(tracker, "2", plan)
             if stop is None:
-                history = fit(Stage(tracker, "2"), plan, Stopping(), path, **options)
+                history = fit(stage, Stopping(), path, **PLAIN, **OFTEN)
             else:
                 with pytest.raises(KeyboardInterrupt):
-                    fit(Stage(tracker, "2"), plan, Stopping(), path, **options)
+                    fit(stage, Stopping(), path, **PLAIN, **OFTEN)
+                # What a run adds to the curve after its last checkpoint must not count twice.
+                checkpoint.add_to_curve(path, [{"loss": -1.0}])
         ends.append((state(tracker), history, load_file(path)))
     assert same(ends[0][0], ends[1][0])
     assert ends[0][1] == ends[1][1]
+    assert len(ends[0][1]["loss"]) == 7
     assert same(ends[0][2], ends[1][2])
 
 
-def test_checkpoints_of_another_configuration_or_tracker_are_refused(pairs, tmp_path):
+def test_the_curve_stands_beside_the_checkpoint(pairs, tmp_path):
+    """A checkpoint does not grow with the steps done; the curve has a line for each."""
+    sizes = []
+    for steps in (3, 60):
+        path = tmp_path / f"{steps}.safetensors"
+        history = fit(Stage(tiny_tracker(), "2", Plan(steps, batch=4)), pairs, path, **PLAIN)
+        lines = checkpoint.curve_file(path).read_text().splitlines()
+        assert [json.loads(line)["loss"] for line in lines] == history["loss"]
+        assert len(lines) == steps
+        sizes.append(path.stat().st_size)
+    assert abs(sizes[0] - sizes[1]) < 50
+    checkpoint.curve_file(path).write_text(lines[0] + "\n")
+    with pytest.raises(SettingError, match=r"60\.curve\.jsonl: 1 lines, expected 60"):
+        fit(Stage(tiny_tracker(), "2", Plan(60, batch=4)), pairs, path, **PLAIN)
+
+
+def test_checkpoints_are_written_by_the_clock(pairs, tmp_path, monkeypatch):
+    saves, clock = [], iter(range(0, 10_000, 10))
+    monkeypatch.setattr("gmmt.training.time.monotonic", lambda: next(clock))
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a: (saves.append(a[3]), save(*a)))
+    options = {"check_every": 2, "save_seconds": 25}
+    stage = Stage(tiny_tracker(), "2", Plan(14, batch=4))
+    fit(stage, pairs, tmp_path / "x.safetensors", **PLAIN, **options)
+    assert saves[-1] == 14
+    assert 2 <= len(saves) < 7
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(pairs, tmp_path):
     path = tmp_path / "x.safetensors"
-    fit(Stage(tiny_tracker("RAW"), "2"), Plan(2, batch=4), pairs, path, seed=0, config={"a": 1})
+    tracker = tiny_tracker()
+    with torch.no_grad():
+        tracker.head["stage2"].cls.head[3].bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="stage 2, step 0: the loss is"):
+        fit(Stage(tracker, "2", Plan(4, batch=4)), pairs, path, **PLAIN)
+    assert not path.exists()
+
+
+def test_checkpoints_of_another_configuration_or_tracker_are_refused(pairs, tmp_path):
+    path, plan = tmp_path / "x.safetensors", Plan(2, batch=4)
+    fit(Stage(tiny_tracker("RAW"), "2", plan), pairs, path, seed=0, config={"a": 1})
     with pytest.raises(SettingError, match="trained with another configuration"):
-        fit(Stage(tiny_tracker("RAW"), "2"), Plan(2, batch=4), pairs, path, seed=0, config={"a": 2})
+        fit(Stage(tiny_tracker("RAW"), "2", plan), pairs, path, seed=0, config={"a": 2})
     with pytest.raises(SettingError, match="other weights than this stage trains"):
-        fit(
-            Stage(tiny_tracker("CGAN"), "2"), Plan(2, batch=4), pairs, path, seed=0, config={"a": 1}
-        )
+        fit(Stage(tiny_tracker("CGAN"), "2", plan), pairs, path, seed=0, config={"a": 1})
     with pytest.raises(SettingError, match="unknown stage"):
-        Stage(tiny_tracker(), "3")
+        Stage(tiny_tracker(), "3", plan)
     with pytest.raises(SettingError, match="cannot be shared by 3 processes"):
         pairs.batch(4, (0, 0, 0), 0, 3)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SettingError, match="damaged or another file"):
+        fit(Stage(tiny_tracker("RAW"), "2", plan), pairs, path, seed=0, config={"a": 1})
 
 
-def test_load_or_train_trains_once(pairs, tmp_path):
+def test_what_killed_runs_left_is_swept_away(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for name in (".x.safetensors.0123", ".x.safetensors.4567"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".y.safetensors.0123").write_text("another's")
+    checkpoint.sweep(path)
+    assert [p.name for p in tmp_path.iterdir()] == [".y.safetensors.0123"]
+
+
+# --- trained here, or loaded ----------------------------------------------------------------------
+
+
+def layouts(tracker):
+    return {name: v.stride() for name, v in tracker.named_parameters()}
+
+
+def test_trained_here_or_loaded_is_the_same(tmp_path):
+    """DM after a Base that was trained just now, and after one that was loaded: the same bytes."""
+    made = [miniature.train("DM", "smoke", 0, tmp_path / "one").tracker]
+    miniature.train("Base", "smoke", 0, tmp_path / "two")
+    made.append(miniature.train("DM", "smoke", 0, tmp_path / "two").tracker)
+    made.append(miniature.train("DM", "smoke", 0, tmp_path / "two").tracker)  # loaded
+    for other in made[1:]:
+        assert same(made[0].state_dict(), other.state_dict())
+        assert layouts(made[0]) == layouts(other)
+    kept = [sorted((tmp_path / f).glob("DM-*.safetensors")) for f in ("one", "two")]
+    assert [p.name for p in kept[0]] == [p.name for p in kept[1]]
+    assert kept[0][0].read_bytes() == kept[1][0].read_bytes()
+
+
+def test_a_row_is_trained_once_and_its_file_is_named_by_it(tmp_path, monkeypatch):
+    first = miniature.train("Base-long", "smoke", 0, tmp_path)
+    assert first.file.is_file()
+    assert first.file.name == f"Base-long-{first.key}.safetensors"
     calls = []
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: calls.append(a))
+    again = miniature.train("Base-long", "smoke", 0, tmp_path)
+    assert calls == []
+    assert same(first.tracker.state_dict(), again.tracker.state_dict())
+    assert first.curves == again.curves
+    assert list(first.curves) == ["1.1 rgb", "1.1 tir", "1.2"]
 
-    def once():
-        calls.append(1)
-        return pairs
 
-    options = {"seed": 0, "config": {"on": "x"}}
-    first, again = tiny_tracker("RAW"), tiny_tracker("RAW", seed=5)
-    key, history = load_or_train(
-        "RAW", Stage(first, "2"), Plan(2, batch=4), once, tmp_path, **options
-    )
-    key_2, history_2 = load_or_train(
-        "RAW", Stage(again, "2"), Plan(2, batch=4), once, tmp_path, **options
-    )
-    assert (key, history, len(calls)) == (key_2, history_2, 1)
-    ours = trained(Stage(first, "2"))
-    assert all(torch.equal(v, trained(Stage(again, "2"))[k]) for k, v in ours.items())
-    assert (
-        load_or_train("RAW", Stage(again, "2"), Plan(3, batch=4), once, tmp_path, **options)[0]
-        != key
-    )
+# --- pairs ----------------------------------------------------------------------------------------
 
 
 def test_batches_do_not_depend_on_the_number_of_processes(pairs):
     whole = pairs.batch(8, (3, 1, 7))
     parts = [pairs.batch(8, (3, 1, 7), rank, 4) for rank in range(4)]
     for k in range(3):
-        torch.testing.assert_close(
-            torch.cat([p[k] for p in parts]), whole[k], equal_nan=True, rtol=0, atol=1e-3
-        )
+        together = torch.cat([p[k] for p in parts])
+        torch.testing.assert_close(together, whole[k], equal_nan=True, rtol=0, atol=1e-3)
     assert not torch.equal(pairs.batch(8, (3, 1, 8))[0], whole[0])
     boxes = torch.cat([pairs.batch(64, (0, 0, k))[2] for k in range(10)])
-    assert (
-        0.05 < boxes.isnan().any(1).float().mean() < 0.3
-    )  # pairs of two sequences, except by chance the same one
+    # Pairs of two sequences, except by chance the same one.
+    assert 0.05 < boxes.isnan().any(1).float().mean() < 0.3
     assert boxes[~boxes.isnan().any(1)].abs().max() < 64
+
+
+def test_patches_are_moved_to_both_sides_and_made_larger_and_smaller(pairs):
+    """Where the target's middle lies, and how large it is, over many pairs: even about 0 and 1."""
+    positive = Pairs(pairs.frames.numpy(), pairs.boxes.numpy(), pairs.crops, Data(negative=0.0))
+    boxes = torch.cat([positive.batch(64, (0, 1, k))[2] for k in range(30)])
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for axis in (0, 1):
+        assert middle[:, axis].min() == pytest.approx(-16, abs=0.5)  # a quarter of 64 pixels
+        assert middle[:, axis].max() == pytest.approx(16, abs=0.5)
+        assert middle[:, axis].mean().abs() < 1
+    # A target of 16 x 16 fills half of the template's 32 pixels, up to the change of scale.
+    size = context_side(boxes[:, 2:] - boxes[:, :2]) / 32
+    assert 1 / size.max() == pytest.approx(0.82, abs=0.01)
+    assert 1 / size.min() == pytest.approx(1.18, abs=0.01)
+
+
+def test_boxes_without_a_size_are_refused(pairs):
+    for bad in (np.nan, 0.0):
+        boxes = pairs.boxes.double().numpy().copy()
+        boxes[2, 1, 2] = bad
+        with pytest.raises(SettingError, match="training sequence 2, frame 1: the box is"):
+            Pairs(pairs.frames.numpy(), boxes, Siamese().crops, Data())
+    official = replace(pairs.crops, whole_pixels="siamban")
+    with pytest.raises(SettingError, match="not cut in whole pixels"):
+        Pairs(pairs.frames.numpy(), pairs.boxes.numpy(), official, Data())
 
 
 def test_the_supplements_learning_rates():
@@ -232,12 +382,11 @@ def test_the_supplements_learning_rates():
 
 
 def test_hashes_are_the_same_everywhere():
-    assert (
-        hash_of({"b": 1, "a": [1, 2.5, "x"]})
-        == hash_of({"a": [1, 2.5, "x"], "b": 1})
-        == 1242265592378357476
-    )
+    one, two = {"b": 1, "a": [1, 2.5, "x"]}, {"a": [1, 2.5, "x"], "b": 1}
+    assert hash_of(one) == hash_of(two) == 1242265592378357476
 
+
+# --- processes ------------------------------------------------------------------------------------
 
 RUN = """
 import sys, torch
@@ -245,27 +394,25 @@ sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 torch.set_num_threads(1)
 from test_training import *
 folder = Path(sys.argv[1])
-pairs = tiny_pairs()
-tracker = tiny_tracker("DM")
+pairs, tracker = tiny_pairs(), tiny_tracker("DM")
 print("ready", flush=True)
-for stage in ("1.1 rgb", "1.1 tir", "1.2", "2"):
-    options = {{"seed": 0, "config": {{}}, "save_every": 1}}
-    own, plan = Stage(tracker, stage), Plan(16, batch=4)
-    load_or_train(stage.replace(" ", ""), own, plan, lambda: pairs, folder, **options)
+for name in STAGES:
+    path = folder / (name.replace(" ", "") + ".safetensors")
+    checkpoint.sweep(path)
+    fit(Stage(tracker, name, Plan(16, batch=4)), pairs, path, **PLAIN, **OFTEN)
 print("done", flush=True)
 """
 
 
-def test_killed_at_ten_random_moments_a_run_ends_with_the_same_weights(tmp_path):
+def test_killed_at_random_moments_a_run_ends_with_the_same_weights(tmp_path):
     """SIGKILL across all stages; then the weights are those of a run that nobody disturbed, bit for
     bit.
     """
     code, env = RUN.format(root=str(ROOT)), os.environ | {"OMP_NUM_THREADS": "1"}
 
     def start(folder):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, folder], env=env, stdout=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "-c", code, folder]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         return process
 
@@ -273,86 +420,93 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_weights(tmp_path)
     assert process.communicate()[0] == "done\n"
     took = time.monotonic() - began
     rng, kills = random.Random(0), 0
-    for _ in range(
-        10
-        # Each life is a tenth of the calm run on average at most: kills fall into all stages.
-    ):
+    while kills < 6:
         process = start(tmp_path / "killed")
         time.sleep(rng.uniform(0, took / 6))
         process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+        if process.wait() != -signal.SIGKILL:
+            break  # it was faster: all has been trained
+        kills += 1
+    assert kills >= 1
     assert start(tmp_path / "killed").communicate()[0] == "done\n"
-    assert kills >= 8  # a fast machine may end before the last
     calm, killed = (
-        {p.name: load_file(p) for p in (tmp_path / f).glob("*.safetensors")}
+        {p.name: p.read_bytes() for p in (tmp_path / f).iterdir() if not p.name.startswith(".")}
         for f in ("calm", "killed")
     )
     assert calm.keys() == killed.keys()
-    assert len(calm) == 4
-    assert all(same(calm[name], killed[name]) for name in calm)
+    assert len(calm) == 8  # weights and curves
+    assert all(calm[name] == killed[name] for name in calm)
 
 
 SHARED = """
 import json, sys, torch
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 torch.set_num_threads(1)
-from accelerate import Accelerator
+from gmmt import compute
 from test_training import *
-accelerator = Accelerator(cpu=True)
-stage = Stage(tiny_tracker("DM", track_t="random"), "2")
-options = {{"seed": 0, "config": {{}}, "accelerator": accelerator}}
-history = fit(stage, Plan(20, batch=8, rate=2e-3), tiny_pairs(), Path(sys.argv[1]), **options)
+variant, precision, steps, path = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+options = {{"track_t": "random"}} if variant == "DM" else {{}}
+stage = Stage(tiny_tracker(variant, **options), "2", Plan(steps, batch=8, rate=2e-3))
+accelerator = compute.accelerator(len(stage.turns) > 1)
+fit(stage, tiny_pairs(), path, **PLAIN, precision=precision, accelerator=accelerator)
 if accelerator.is_main_process:
-    Path(sys.argv[1]).with_suffix(".json").write_text(json.dumps(history))
+    torch.save(stage.tracker.state_dict(), path.with_suffix(".pt"))
 """
 
 
-def test_two_processes_meet_the_loss_of_one(tmp_path):
-    script = tmp_path / "run.py"
+def on_processes(n, folder, *arguments):
+    """Runs SHARED on n processes; returns the curve and the tracker's state."""
+    script, path = folder / "run.py", folder / f"{n}.safetensors"
     script.write_text(SHARED.format(root=str(ROOT)))
-    histories = []
-    for n in (1, 2):
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            f"--nproc-per-node={n}",
-            "--master-port",
-            str(29600 + os.getpid() % 300),
-        ]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(
-            [*command, script, tmp_path / f"{n}.safetensors"],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        histories.append(json.loads((tmp_path / f"{n}.json").read_text()))
-    one, two = histories
-    assert len(one["loss"]) == 20
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={n}", str(script), *map(str, arguments), str(path)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return checkpoint.read_curve(path, arguments[2]), torch.load(path.with_suffix(".pt"))
+
+
+@pytest.mark.parametrize("variant", ["DM", "CGAN"])
+def test_two_processes_meet_the_losses_of_one(variant, tmp_path):
+    """D's loss, too: its batch norm is that of all processes."""
+    (one, _), (two, _) = (on_processes(n, tmp_path, variant, "fp32", 8) for n in (1, 2))
+    assert one.keys() == two.keys()
+    assert ("D" in one) == (variant == "CGAN")
     for name in one:
-        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(one[name][:2], two[name][:2], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(one[name], two[name], rtol=3e-3, atol=3e-3, err_msg=name)
+
+
+def test_bf16_trains_on_two_processes(tmp_path):
+    exact, _ = on_processes(1, tmp_path, "CGAN", "fp32", 4)
+    rough, weights = on_processes(2, tmp_path, "CGAN", "bf16", 4)
+    for name in exact:
+        np.testing.assert_allclose(exact[name], rough[name], rtol=0.1, atol=0.05, err_msg=name)
+    assert exact["loss"] != rough["loss"]
+    assert {v.dtype for v in weights.values() if v.is_floating_point()} == {torch.float32}
+
+
+def test_fp16_gradients_are_cut_after_they_were_scaled_back(pairs, tmp_path):
+    """A step with `clip` as the only limit has that length, whatever the loss was scaled by."""
+    plan = Plan(1, batch=4, optimizer="sgd", rate=1.0, first=1.0, weight_decay=0.0, clip=1e-3)
+    tracker = tiny_tracker()
+    before = state(tracker)
+    stage = Stage(tracker, "2", plan)
+    fit(stage, pairs, tmp_path / "x.safetensors", **PLAIN, precision="fp16")
+    learned = dict(tracker.named_parameters())
+    moved = [(v - before[n]).flatten() for n, v in learned.items() if v.requires_grad]
+    assert torch.cat(moved).norm().item() == pytest.approx(1e-3, rel=0.02)
 
 
 def test_several_processes_train_a_cgan_from_the_command_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-port",
-        str(29300 + os.getpid() % 300),
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "gmmt.cli", "train", "CGAN", "--profile", "smoke", "--weights", str(tmp_path)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
+        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    assert done.stdout.count("validation sequences") == 1  # one process tracks and prints
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("weights: ")]
+    assert Path(told.removeprefix("weights: ")).is_file()

@@ -9,7 +9,6 @@ from gmmt.cli import app
 from gmmt.data.boxes import read_boxes
 from gmmt.data.video import read_video
 from gmmt.errors import GmmtError, SettingError
-from gmmt.study import miniature
 
 
 @pytest.fixture
@@ -31,6 +30,8 @@ def test_a_video_is_read_and_scaled(folder):
     assert scale == 0.5
     assert len(video) == 7
     assert video.frame(3).shape == (4, 32, 48)
+    assert video.size == (32, 48)
+    assert dict(video.modalities) == {"rgb": 3, "tir": 1}
     np.testing.assert_allclose(video.boxes[0], [5, 10, 9, 9])
     assert np.isnan(video.boxes[1:]).all()
     bright = video.frame(0)[3] > 120
@@ -42,6 +43,10 @@ def test_boxes_for_every_kth_frame_or_from_the_command_line(folder):
     (folder / "init.txt").write_text("10 20 18 18\n19 20 18 18\n28 20 18 18\n")
     video, _ = read_video(folder, target=None)
     assert np.flatnonzero(~np.isnan(video.boxes[:, 0])).tolist() == [0, 3, 6]
+    assert video.present.all()
+    (folder / "init.txt").write_text("10 20 18 18\n0 0 0 0\n28 20 18 18\n")
+    video, _ = read_video(folder, target=None)
+    assert np.flatnonzero(~video.present).tolist() == [3]  # annotated, and not there
     video, _ = read_video(folder, box=np.array([1.0, 2, 3, 4]), target=None)
     assert video.boxes[0].tolist() == [1, 2, 3, 4]
 
@@ -58,7 +63,8 @@ def test_what_does_not_fit_is_refused_with_what_was_expected(folder, tmp_path):
     (folder / "init.txt").write_text("1,1,5,5\n" * 5)
     refused("5 boxes for 7 frames; expected them for all, every k-th, or the first")
     (folder / "init.txt").write_text("1,1,0,5\n")
-    refused("the first box is .* expected x, y, w, h with a width")
+    refused("the first box is .* expected x, y, w, h in pixels with a width")
+    refused("the first box is", box=np.array([np.nan, 1, 5, 5]))
     (folder / "init.txt").unlink()
     refused("give the first one: --box x,y,w,h")
     (folder / "visible" / "000.png").write_bytes(b"no image")
@@ -96,20 +102,6 @@ def test_train_and_track_from_the_command_line(folder, tmp_path):
     assert "Did you mean Base?" in str(run.exception)
     run = CliRunner().invoke(app, ["track", "--sequence", str(folder), "--box", "1,2,3", *options])
     assert "four numbers with commas" in str(run.exception)
-
-
-def test_changed_words_keep_weights_and_changed_code_does_not(tmp_path, monkeypatch):
-    def hashed(text):
-        (tmp_path / "training.py").write_text(text)
-        miniature.code_hash.cache_clear()
-        return miniature.code_hash()
-
-    monkeypatch.setattr(miniature.files, "PACKAGE", tmp_path)
-    first = hashed('"""Words."""\n\n\ndef f(x):\n    """More words."""\n    return x + 1  # why\n')
-    assert hashed('"""Others."""\ndef f(x):\n    return x + 1\n') == first
-    assert hashed('"""Words."""\ndef f(x):\n    return x + 2\n') != first
-    monkeypatch.undo()
-    miniature.code_hash.cache_clear()
 
 
 def test_real_video_where_it_is_at_hand(shared):

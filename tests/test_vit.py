@@ -1,151 +1,33 @@
-"""The one-stream trackers: equal to the official ones, trained and tracked with like the Siamese
-one.
+"""The one-stream trackers: their parts, their training, and tracking with them. That they are equal
+to the official ones: test_reference.py.
 """
 
-import json
+import inspect
 import math
 
-import closed_form as cf
 import numpy as np
 import pytest
 import torch
-from released import official_name
-from test_reference import agree
 
 from gmmt import tracking
+from gmmt.config import Data, Plan
 from gmmt.data import synthetic
-from gmmt.data.crops import area_side, crop
 from gmmt.data.pairs import Pairs
 from gmmt.errors import SettingError
 from gmmt.fusion import make_fusion
 from gmmt.networks.unet import UNet
 from gmmt.trackers import heads
-from gmmt.trackers.official import is_leftover
-from gmmt.trackers.tbsi import TBSI, TBSILayer
-from gmmt.trackers.vipt import Prompt, ViPT
-from gmmt.trackers.vit import OSTrack
-from gmmt.training import Plan, Stage, fit
+from gmmt.trackers.tbsi import TBSI
+from gmmt.trackers.vipt import ViPT
+from gmmt.trackers.vit import ELIMINATION, OSTrack, ViT
+from gmmt.training import Stage, fit
 
-SMALL = {"dim": 48, "depth": 4, "heads": 4}  # the reference's, at full-size crops
 TINY = {"hidden": 32, "dim": 32, "depth": 3, "heads": 2, "patch": 4, "template": 32, "search": 64}
 MAKE = {
     "ostrack": lambda **options: OSTrack(**{"keep": {1: 0.7}} | TINY | options),
     "vipt": lambda **options: ViPT(**{"keep": {1: 0.7}} | TINY | options),
     "tbsi": lambda **options: TBSI(**{"at": (0, 1)} | TINY | options),
 }
-
-
-@pytest.fixture
-def file(reference):
-    return lambda name: json.loads((reference / f"{name}.json").read_text())
-
-
-def filled(tracker, order):
-    """The tracker in evaluation mode with the closed-form weights of a reference file; nothing may
-    be left over but leftovers.
-    """
-    state, ours = (
-        cf.state(order),
-        {k: official_name(k) for k in tracker.state_dict() if "stage2" not in k},
-    )
-    assert set(state) - set(ours.values()) == {k for k in state if is_leftover(k)}
-    tracker.load_state_dict({k: state[name] for k, name in ours.items()}, strict=False)
-    return tracker.eval()
-
-
-def check_head(tracker, x, expected):
-    """The base head's maps, and the best cell's box in the official form: centre and size as shares
-    of the patch.
-    """
-    answer = tracker.head["base"](None, x)
-    for map, name in zip(answer, ("score_map", "size_map", "offset_map"), strict=True):
-        agree(map, expected[name])
-    score, boxes = tracker.decode(*answer)
-    box = boxes.flatten(2)[:, :, score.flatten().argmax()] / tracker.search_size + 0.5
-    agree(
-        torch.cat([(box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]], 1)[None],
-        expected["pred_boxes"],
-    )
-
-
-@torch.no_grad()
-def test_tbsi_is_the_official_one(file):
-    d = file("tbsi_small")
-    tracker = filled(TBSI(32, at=(1, 2), **SMALL), d["order"])
-    b = tracker.backbone
-    z = b.embed(torch.cat([cf.given((1, 3, 128, 128), k) for k in (60, 61)]), b.pos_embed_z)
-    x = b.embed(torch.cat([cf.given((1, 3, 256, 256), k) for k in (62, 63)]), b.pos_embed_x)
-    agree(torch.cat(b(z, x).chunk(2), 1), d["outputs"]["backbone_feat"])
-    f_rgb, f_tir = tracker.map(b(z, x)).chunk(2)
-    agree(torch.cat([f_rgb, f_tir], 1), d["fuse_conv_input"])
-    fused = tracker.fuse(torch.cat([f_rgb, f_tir], 1))
-    agree(fused, d["fused"])
-    check_head(tracker, fused, d["outputs"])
-
-
-@torch.no_grad()
-def test_tbsi_layer_and_head(file):
-    layer, head = file("tbsi_layer_and_head").values()
-    module = TBSILayer(16, 2)
-    module.load_state_dict(cf.state(layer["order"]))
-    x_v, x_i = cf.given((1, 320, 16), 70), cf.given((1, 320, 16), 71)
-    z_v, new_v, z_i, new_i = module(x_v[:, :64], x_v[:, 64:], x_i[:, :64], x_i[:, 64:])
-    agree(torch.cat([z_v, new_v], 1), layer["x_v"])
-    agree(torch.cat([z_i, new_i], 1), layer["x_i"])
-    module = heads.CentreHead(8, 32)
-    module.load_state_dict(cf.state(head["order"]))
-    score, size, offset = module.eval()(None, cf.given((2, 8, 4, 4), 72))
-    for map, name in ((score, "score_map_ctr"), (size, "size_map"), (offset, "offset_map")):
-        agree(map, head[name])
-    boxes = (
-        heads.decode_centre(size, offset, 16).flatten(2)[range(2), :, score.flatten(1).argmax(1)]
-        / 64
-        + 0.5
-    )
-    agree(
-        torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1),
-        head["bbox_cxcywh"],
-    )
-
-
-@pytest.mark.parametrize(("case", "keep"), [("noce", {}), ("ce", {1: 0.7, 2: 0.7})])
-@torch.no_grad()
-def test_vipt_is_the_official_one(file, case, keep):
-    d = file("vipt_small")[case]
-    tracker = filled(ViPT(32, keep=keep, **SMALL), d["order"])
-    b, seen = tracker.backbone, {}
-    if keep:
-        b.watch = [27, 28, 35, 36]
-    z, x = cf.given((1, 6, 128, 128), 80), cf.given((1, 6, 256, 256), 81)
-    z, x = (
-        b.embed_pair(z[:, :3], z[:, 3:], b.pos_embed_z),
-        b.embed_pair(x[:, :3], x[:, 3:], b.pos_embed_x),
-    )
-    b.blocks[-1].register_forward_hook(
-        lambda module, given, out: seen.update(tokens=given[0], places=out[1])
-    )
-    *_, tokens = b(z, x)
-    agree(tokens, d["outputs"]["backbone_feat"])
-    q, k, _ = b.blocks[-1].attn["qkv"](b.blocks[-1].norm1(seen["tokens"])).chunk(3, -1)
-    q, k = (t.unflatten(-1, (4, 12)).transpose(1, 2) for t in (q, k))
-    agree((q @ k.mT / math.sqrt(12)).softmax(-1), d["outputs"]["attn"])
-    assert set(range(256)) - set(seen["places"][0].tolist()) == {
-        int(k) for part in d["removed_indexes_s"] for k in part[0]
-    }
-    f_rgb, f_tir, fused = b(z, x)
-    check_head(tracker, tracker.map(fused), d["outputs"])
-    assert all(
-        torch.equal(a, c) for a, c in zip(b(z, x, fused=False)[:2], (f_rgb, f_tir), strict=True)
-    )
-
-
-@torch.no_grad()
-def test_vipt_prompt_block(file):
-    d = next(v for k, v in file("vipt_small").items() if k.startswith("Prompt_block"))
-    block = Prompt(16)
-    block.load_state_dict(cf.state(d["order"]))
-    stream, prompt = cf.given((2, 32, 4, 4), 82).flatten(2).mT.chunk(2, -1)
-    agree(block(stream, prompt).mT.unflatten(2, (4, 4)), d["output"])
 
 
 @torch.no_grad()
@@ -163,8 +45,92 @@ def test_vipt_without_prompts_is_the_ostrack_that_it_inherits():
 
 
 def test_too_few_blocks_are_refused():
-    with pytest.raises(ValueError, match="need more than 3 blocks"):
+    with pytest.raises(SettingError, match="need more than 3 blocks"):
         TBSI(at=(0, 3), **TINY)
+    with pytest.raises(SettingError, match=r"keep maps blocks 0\.\.2 to shares .*, not 3 to 0\.7"):
+        OSTrack(**TINY)  # the official blocks
+    with pytest.raises(SettingError, match=r"not 1 to 0\.0"):
+        ViPT(**TINY, keep={1: 0})
+
+
+def test_blocks_may_be_named_as_yaml_and_json_name_them():
+    for keep in ({1: 0.7, 2: 1}, {"1": 0.7, "2": 1}, [[1, 0.7], ["2", 1]]):
+        assert ViPT(**TINY, keep=keep).backbone.keep == {1: 0.7, 2: 1.0}
+    for at in ((0, 2), [0, 2], ["0", "2"]):
+        assert TBSI(**TINY, at=at).backbone.bridged == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [OSTrack, ViPT, TBSI])
+def test_constructors_tell_all_their_arguments(kind):
+    parameters = inspect.signature(kind).parameters.values()
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    official = {p.name: p.default for p in parameters}
+    assert official["template"], official["search"] == (128, 256)
+    assert official["keep"] == ({} if kind is TBSI else ELIMINATION)
+    assert set(kind.reading) == set(vars(tracking.Reading()))
+    assert (kind.reading["clip"], kind.reading["margin"]) == ("corners", 10)
+
+
+@torch.no_grad()
+def test_elimination_keeps_what_the_middle_looks_at_most():
+    """Against the whole attention map of one block, by a loop."""
+    torch.manual_seed(0)
+    net = ViT(16, 1, 2, patch=4, template=12, search=16, keep={0: 0.3})
+    tokens, n_z = torch.randn(2, 9 + 16, 16), 9
+    block = net.blocks[0]
+    q, k, _ = block.attn["qkv"](block.norm1(tokens)).chunk(3, -1)
+    expected = []
+    for b in range(2):
+        seen = torch.zeros(16)
+        for head in (slice(8), slice(8, 16)):
+            row = q[b, 4, head] @ k[b, :, head].T / math.sqrt(8)  # token 4 of 3 x 3: the middle
+            seen += row.softmax(0)[n_z:]
+        expected.append(sorted(range(16), key=lambda i, seen=seen: -seen[i])[:5])  # ceil(0.3 * 16)
+    places = torch.arange(16).expand(2, -1)
+    left, places = net.layer(0, tokens, places)
+    assert places.tolist() == expected
+    spread = net.spread(left, places)
+    assert torch.equal(spread[:, :n_z], left[:, :n_z])
+    for b in range(2):
+        for place in range(16):
+            token = spread[b, n_z + place]
+            if place in expected[b]:
+                assert torch.equal(token, left[b, n_z + expected[b].index(place)])
+            else:
+                assert not token.any()
+
+
+# --- patches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ostrack", "vipt", "tbsi"])
+def test_patches_are_as_large_as_the_area_wants_and_black_outside(kind):
+    rule = tiny(kind).crops
+    assert (rule.template, rule.search, rule.whole_pixels) == (32, 64, "no")
+    wh = torch.tensor([[20.0, 20], [40, 10]])
+    assert rule.side(wh).tolist() == [40, 40]
+    assert rule.scale(wh).tolist() == [40 / 32, 40 / 32]
+    frame = torch.full((1, 4, 20, 20), 100.0)
+    patch = rule.cut(frame, torch.tensor([[0.0, 10.0]]), torch.tensor([[16.0, 4]]), 32)
+    assert not patch[..., :15].any()  # a square of 16 pixels, half of it left of the frame
+    torch.testing.assert_close(patch[..., 17:], torch.full((1, 4, 32, 15), 100.0))
+
+
+@pytest.mark.parametrize("kind", ["ostrack", "vipt", "tbsi"])
+def test_images_have_imagenets_mean_and_spread(kind):
+    crops = torch.tensor([255.0, 0, 51, 102])[None, :, None, None].expand(1, 4, 8, 8)
+    rgb, tir = tiny(kind).images(crops)
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
+    assert rgb[0, :, 3, 4].tolist() == pytest.approx(expected, rel=1e-5)
+    expected = [(0.4 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.4 - 0.406) / 0.225]
+    assert tir[0, :, 3, 4].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_tbsis_own_mean_and_spread_of_thermal_images():
+    tracker = tiny("tbsi", tir_mean=[0.449] * 3, tir_std=[0.226] * 3)
+    rgb, tir = tracker.images(torch.full((1, 4, 8, 8), 102.0))
+    assert rgb[0, 0, 0, 0].item() == pytest.approx((0.4 - 0.485) / 0.229, rel=1e-5)
+    assert tir[0, :, 0, 0].tolist() == pytest.approx(3 * [(0.4 - 0.449) / 0.226], rel=1e-5)
 
 
 # --- head, labels, loss ---------------------------------------------------------------------------
@@ -257,31 +223,6 @@ def test_overlaps():
 # --- sizes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("ostrack_vitb256", OSTrack),
-        ("ostracknoce_vitb256", lambda: OSTrack(keep={})),
-        ("vipt_deep_rgbt", ViPT),
-        ("tbsi_track", TBSI),
-    ],
-)
-def test_full_size_names_and_shapes(file, name, make):
-    d = file(f"{name}_full_keys")
-    with torch.device("meta"):
-        tracker = make()
-    ours = {
-        official_name(k): list(v.shape)
-        for k, v in tracker.state_dict().items()
-        if "stage2" not in k
-    }
-    leftovers = {k: shape for k, shape in d["keys"].items() if is_leftover(k)}
-    assert ours | leftovers == d["keys"]
-    assert not ours.keys() & leftovers.keys()
-    own = sum(p.numel() for n, p in tracker.named_parameters() if "stage2" not in n)
-    assert own + sum(math.prod(s) for s in leftovers.values()) == d["meta"]["params"]
-
-
 def test_full_size_maps():
     with torch.device("meta"):
         trackers = OSTrack(), ViPT(), TBSI()
@@ -301,13 +242,8 @@ def test_full_size_maps():
 @pytest.fixture(scope="module")
 def pairs():
     videos = synthetic.benchmark("train", 6, 8)
-    return Pairs(
-        np.stack([v.frames()[::4] for v in videos]),
-        np.stack([v.boxes[::4] for v in videos]),
-        32,
-        64,
-        like=ViPT,
-    )
+    frames = np.stack([v.frames()[::4] for v in videos])
+    return Pairs(frames, np.stack([v.boxes[::4] for v in videos]), tiny("vipt").crops, Data())
 
 
 def tiny(kind, variant=None, **options):
@@ -334,8 +270,7 @@ def test_stage_2_cuts_its_loss_on_one_batch_fivefold_and_moves_nothing_else(
             return one
 
     history = fit(
-        Stage(tracker, "2"),
-        Plan(90, batch=4, rate=2e-2, last=0.1),
+        Stage(tracker, "2", Plan(90, batch=4, rate=2e-2, last=0.1)),
         OneBatch(),
         tmp_path / "x.safetensors",
         seed=0,
@@ -360,62 +295,23 @@ def test_earlier_stages_train_what_they_should(kind, stage, pairs, tmp_path):
     tracker = tiny(kind)
     before = {k: v.clone() for k, v in tracker.state_dict().items()}
     # As long as a box holds the whole target, no loss depends on the offset.
-    history = fit(
-        Stage(tracker, stage),
-        Plan(30, batch=8),
-        pairs,
-        tmp_path / "x.safetensors",
-        seed=0,
-        config={},
-    )
-    assert np.isfinite(history["loss"]).all()
+    plan = Plan(30, batch=8)
+    fit(Stage(tracker, stage, plan), pairs, tmp_path / "x.safetensors", seed=0, config={})
     for name, value in tracker.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith(LEARNABLE[kind, stage]), name
     with pytest.raises(
         SettingError, match=f"unknown stage '1.1 tir': {type(tracker).__name__} has"
     ):
-        Stage(tracker, "1.1 tir")
+        Stage(tracker, "1.1 tir", plan)
 
 
 @pytest.mark.parametrize("kind", MAKE)
 def test_tracking_goes_frame_by_frame_whatever_runs_beside(kind):
     tracker, mode = (tiny(kind), "rgb") if kind == "ostrack" else (tiny(kind, "DM"), "stage2")
     videos = synthetic.benchmark("val", 3, 5)
-    together = tracking.track(tracker, mode, videos)
-    alone = tracking.track(tracker, mode, videos[1:2])
-    np.testing.assert_allclose(alone[videos[1].name], together[videos[1].name], atol=1e-2)
-    assert all(np.isfinite(b).all() for b in together.values())
-
-
-def test_ostracks_way_to_read_a_score_map():
-    tracker, search = tiny("ostrack"), tracking.Search(**OSTrack.reading)
-    score, size, offset = (
-        torch.full((1, 1, 16, 16), 1e-3),
-        torch.full((1, 2, 16, 16), 0.25),
-        torch.zeros(1, 2, 16, 16),
-    )
-    score[0, 0, 6, 10] = 0.9
-    size[0, :, 6, 10] = torch.tensor([0.5, 0.125])
-    center, wh = torch.tensor([[60.0, 60.0]]), torch.tensor([[16.0, 16.0]])
-    new, grown = tracking.step(
-        *tracker.decode(score, size, offset), center, wh, tracker, search, (128, 128)
-    )
-    torch.testing.assert_close(
-        new, center + torch.tensor([[(10 * 4 - 32.0), 6 * 4 - 32]])
-    )  # a template of 32 pixels shows 32
-    torch.testing.assert_close(grown, torch.tensor([[32.0, 8.0]]))  # at once
-    score[0, 0, 0, 0] = 1.0
-    new, _ = tracking.step(
-        *tracker.decode(score, size, offset), center, wh, tracker, search, (128, 128)
-    )
-    torch.testing.assert_close(
-        new, center + torch.tensor([[(10 * 4 - 32.0), 6 * 4 - 32]])
-    )  # the window is near 0 in the corner
-
-
-def test_ostracks_crops_are_as_large_as_the_targets_area_wants_and_black_outside():
-    assert area_side(torch.tensor([[20.0, 20], [40, 10]])).tolist() == [40, 40]
-    frame = torch.full((1, 4, 20, 20), 100.0)
-    patch = crop(frame, torch.tensor([[0.0, 10.0]]), torch.tensor([20.0]), 20, fill=0.0)
-    torch.testing.assert_close(patch[..., :10], torch.zeros(1, 4, 20, 10), atol=1e-3, rtol=0)
-    torch.testing.assert_close(patch[..., 10:], torch.full((1, 4, 20, 10), 100.0))
+    together = tracking.track_all(tracker, mode, videos)
+    for box, (alone, _) in zip(
+        together[videos[1].name][0], tracking.track(tracker, mode, videos[1]), strict=True
+    ):
+        np.testing.assert_allclose(alone, box, atol=1e-2)
+    assert not np.allclose(together[videos[0].name][0], together[videos[1].name][0], atol=1)

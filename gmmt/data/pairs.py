@@ -4,68 +4,78 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmmt.data.crops import crop
+from gmmt.config import Data
+from gmmt.data.crops import CropRule, crop
 from gmmt.errors import SettingError
-from gmmt.trackers.base import Tracker
 
 
 class Pairs:
-    """Template and search patches for training, drawn from frames in memory; jitter as in SiamBAN,
-    scaled to the patch.
-    """
+    """Template and search patches for training; jitter as in SiamBAN, scaled to the patch."""
 
-    def __init__(
-        self,
-        frames: np.ndarray,
-        boxes: np.ndarray,
-        template: int,
-        search: int,
-        negative: float = 0.2,
-        like: type[Tracker] = Tracker,
-    ):
-        """Takes frames uint8 [S, F, 4, H, W] and boxes [S, F, 4]; a share `negative` of the pairs
-        are of two different sequences.
+    def __init__(self, frames: np.ndarray, boxes: np.ndarray, crops: CropRule, data: Data):
+        """Takes frames uint8 [S, F, C, H, W] and boxes [S, F, 4] (x, y, w, h); cuts as `crops`, the
+        rule of the tracker to be trained, says, with the jitter that `data` names.
 
-        Crops are as wide, and filled up beyond the frame, as those of trackers `like` the one to be
-        trained.
+        SettingError: a box is not finite or has no area, or the rule wants whole pixels.
         """
+        if crops.whole_pixels != "no":
+            raise SettingError(
+                f"training crops are not cut in whole pixels, expected whole_pixels='no', not "
+                f"{crops.whole_pixels!r}"
+            )
+        fine = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
+        if not fine.all():
+            s, f = np.argwhere(~fine)[0]
+            raise SettingError(
+                f"training sequence {s}, frame {f}: the box is {boxes[s, f]}; "
+                f"expected x, y, w, h with a width and a height: leave such frames out"
+            )
         self.frames, self.boxes = torch.from_numpy(frames), torch.from_numpy(boxes).float()
-        self.template, self.search, self.negative, self.like = template, search, negative, like
+        self.crops, self.data = crops, data
 
     def batch(
         self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns process `rank`'s share of batch `seed`: template [b, 4, t, t], search [b, 4, s,
-        s], boxes [b, 4] (x1, y1, x2, y2).
+        """Returns process `rank`'s share of batch `seed`: template [b, C, t, t], search
+        [b, C, s, s], boxes [b, 4] (x1, y1, x2, y2).
 
         Boxes are in pixels of the search patch around its middle; NaN where the target is not in
-        it.
+        it. SettingError: n is not a multiple of `world`.
         """
         if n % world:
             raise SettingError(
                 f"a batch of {n} cannot be shared by {world} processes: choose a multiple"
             )
+        # 1. Draw for the whole batch, so that any number of processes sees the same one.
         rng = np.random.default_rng(seed)
-        s, f = self.boxes.shape[:2]
-        which = torch.from_numpy(rng.integers(0, s, (2, n)))
-        at = torch.from_numpy(rng.integers(0, f, (2, n)))
-        negative = torch.from_numpy(rng.random(n) < self.negative)
-        which[1] = torch.where(negative, which[1], which[0])
-        moved, scaled = (torch.from_numpy(rng.uniform(-1, 1, (2, n, k))).float() for k in (2, 1))
-        own = slice(rank * n // world, (rank + 1) * n // world)
-        which, at, moved, scaled = (drawn[:, own] for drawn in (which, at, moved, scaled))
-        negative = negative[own] & (which[0] != which[1])
+        sequences, frames = self.boxes.shape[:2]
+        sequence = torch.from_numpy(rng.integers(0, sequences, (2, n)))  # of template and search
+        frame = torch.from_numpy(rng.integers(0, frames, (2, n)))
+        negative = torch.from_numpy(rng.random(n) < self.data.negative)
+        sequence[1] = torch.where(negative, sequence[1], sequence[0])
+        moved = torch.from_numpy(rng.uniform(-1, 1, (2, n, 2))).float()
+        scaled = torch.from_numpy(rng.uniform(-1, 1, (2, n, 1))).float()
 
+        # 2. Keep this process's share.
+        share = slice(rank * n // world, (rank + 1) * n // world)
+        sequence, frame = sequence[:, share], frame[:, share]
+        moved, scaled = moved[:, share], scaled[:, share, 0]
+        # By chance both halves of a "negative" pair may be of the same sequence.
+        negative = negative[share] & (sequence[0] != sequence[1])
+
+        # 3. Cut both patches.
         def cut(k: int, size: int, shift: float, stretch: float) -> tuple[Tensor, Tensor]:
-            box = self.boxes[which[k], at[k]]
+            box = self.boxes[sequence[k], frame[k]]
             center, wh = box[:, :2] + box[:, 2:] / 2, box[:, 2:]
-            side = self.like.side(wh) * (size / self.template) * (1 + stretch * scaled[k, :, 0])
+            side = self.crops.side(wh) * (size / self.crops.template) * (1 + stretch * scaled[k])
             offset = moved[k] * shift * side[:, None]
-            patch = crop(self.frames[which[k], at[k]], center + offset, side, size, self.like.fill)
+            images = self.frames[sequence[k], frame[k]]
+            patch = crop(images, center + offset, side, size, self.crops.fill)
             half = wh / 2 * (size / side)[:, None]
             middle = -offset * (size / side)[:, None]
             return patch, torch.cat([middle - half, middle + half], dim=1)
 
-        template, _ = cut(0, self.template, 0.03, 0.05)
-        search, boxes = cut(1, self.search, 0.25, 0.18)
+        d = self.data
+        template, _ = cut(0, self.crops.template, d.template_shift, d.template_scale)
+        search, boxes = cut(1, self.crops.search, d.search_shift, d.search_scale)
         return template, search, torch.where(negative[:, None], torch.nan, boxes)

@@ -1,6 +1,4 @@
-"""The conditional UNet: residual convolution blocks over three resolutions, with skip connections
-(Ho et al., 2020; supplement, Sec. F).
-"""
+"""The conditional UNet (Ho et al., 2020; supplement, Sec. F)."""
 
 import copy
 
@@ -12,9 +10,7 @@ from gmmt.networks.embedding import sinusoidal
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after norm and SiLU; time shifts every channel in between; optionally
-    attention over all positions.
-    """
+    """Two convolutions, each after norm and SiLU, and the time's shift of every channel between."""
 
     def __init__(
         self,
@@ -30,17 +26,13 @@ class ResidualBlock(nn.Module):
         self.conv_1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.norm_2 = nn.GroupNorm(groups, channels_out)
         self.conv_2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        self.match = (
-            nn.Conv2d(channels_in, channels_out, 1)
-            if channels_in != channels_out
-            else nn.Identity()
-        )
+        self.match = nn.Identity()
+        if channels_in != channels_out:
+            self.match = nn.Conv2d(channels_in, channels_out, 1)
         self.attention = SelfAttention(channels_out, groups) if attention else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
-        """Returns [B, C_out, H, W] from x [B, C_in, H, W] and the time's features [B, D]; None
-        where the time is folded into conv_1.
-        """
+        """[B, C_out, H, W] from x [B, C_in, H, W] and the time's [B, D]; None where folded."""
         h = self.conv_1(F.silu(self.norm_1(x)))
         if time is not None:
             h = h + self.shift(time)[:, :, None, None]
@@ -58,31 +50,25 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, C, H, W]."""
-        q, k, v = (
-            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
-        )  # each [B, H*W, C]
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # [B, H * W, 3 C]
+        q, k, v = tokens.chunk(3, dim=2)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class Resize(nn.Module):
-    """A convolution that halves a map (stride 2), or that follows an enlargement to the size of the
-    skip connection.
-    """
+    """A convolution that halves a map (stride 2), or that follows its enlargement to `size`."""
 
     def __init__(self, channels: int, stride: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Returns the map at half its size, or at `size`."""
         return self.conv(x if size is None else F.interpolate(x, size=size, mode="nearest"))
 
 
 class UNet(nn.Module):
-    """U of GMMT(U): predicts [B, C, H, W] from a noisy map, the time, and the modalities' features,
-    for any H, W >= 4.
+    """U of GMMT(U): predicts [B, C, H, W] from a noisy map, the time and the conditions; H, W >= 4.
 
     Two forms:
         paper: n/3 blocks a level on the way down and as many on the way up, one in the middle,
@@ -103,91 +89,99 @@ class UNet(nn.Module):
         attention_levels: tuple[int, ...] = (1,),
         form: str = "paper",
     ):
-        """Makes the network; ValueError if n_blocks, groups or form cannot be.
+        """Makes U for maps of C = `channels`; ValueError for what cannot be.
 
-        Args:
-            channels: C of the noisy map, of each condition and of the output.
-            n_blocks: n, blocks on each side; a multiple of the number of levels.
-            conditions: how many maps are given beside the noisy one (m modalities, and the released
-                extra condition).
-            inner: channels at full resolution; C unless given.
-            groups: groups of every GroupNorm; they must divide every level's channels.
-            multipliers: channels of each level over `inner`.
-            attention_levels: levels with attention (0: full resolution); the released code has it
-                at 8 x 8.
-            form: "paper" or "released".
+        `n_blocks` is n, on each side, a multiple of the number of levels. `conditions` counts the
+        maps beside the noisy one: m modalities, and the released extra condition. `inner` channels
+        (C unless given) times a level's multiplier are its width, which `groups` of every GroupNorm
+        must divide. `attention_levels` count from 0, full resolution; the released code has
+        attention at 8 x 8. `form` is "paper" or "released".
         """
         super().__init__()
         inner = inner or channels
-        levels = [int(inner * m) for m in multipliers]
+        widths = [int(inner * m) for m in multipliers]
+        levels = range(len(widths))
         if n_blocks < 1 or n_blocks % len(levels):
             raise ValueError(
                 f"n_blocks must be a multiple of the {len(levels)} levels, got {n_blocks}"
             )
-        if form not in ("paper", "released"):
-            raise ValueError(f"form must be 'paper' or 'released', got {form!r}")
-        normed = {*levels, channels} if form == "released" else {*levels}
-        if any(width % groups for width in normed):
-            raise ValueError(f"groups = {groups} must divide the channels {sorted(normed)}")
-        self.form, self.inner = form, inner
-        per_level = n_blocks // len(levels)
+        if any(level not in levels for level in attention_levels):
+            raise ValueError(f"attention_levels must be in 0..{levels[-1]}, got {attention_levels}")
 
-        def block(a: int, b: int, attention: bool = False) -> ResidualBlock:
-            return ResidualBlock(a, b, inner, groups, attention)
+        # What the two forms differ in, beside the outlet.
+        blocks_down = n_blocks // len(levels)  # of each level
+        if form == "paper":
+            blocks_middle, blocks_up = 1, blocks_down
+        elif form == "released":
+            blocks_middle, blocks_up = 2, blocks_down + 1
+        else:
+            raise ValueError(f"form must be 'paper' or 'released', got {form!r}")
+        self.form, self.inner = form, inner
+        self.every_layer_skips = form == "released"  # the inlet and the halvings, too
+
+        def block(channels_in: int, channels_out: int, attention: bool) -> ResidualBlock:
+            return ResidualBlock(channels_in, channels_out, inner, groups, attention)
+
+        def outlet(channels_in: int) -> nn.ModuleDict:
+            norm = nn.GroupNorm(groups, channels_in)
+            conv = nn.Conv2d(channels_in, channels, 3, padding=1)
+            return nn.ModuleDict({"norm": norm, "conv": conv})
 
         self.time = nn.Sequential(
             nn.Linear(inner, 4 * inner), nn.SiLU(), nn.Linear(4 * inner, inner)
         )
         self.inlet = nn.Conv2d((1 + conditions) * channels, inner, 3, padding=1)
-        self.down, self.middle, self.up, width = (
-            nn.ModuleList(),
-            nn.ModuleList(),
-            nn.ModuleList(),
-            inner,
-        )
-        skips = [inner] if form == "released" else []
-        for level, wider in enumerate(levels):
-            for _ in range(per_level):
-                self.down.append(block(width, wider, level in attention_levels))
-                width = wider
+        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+
+        width = inner
+        skips = [width] if self.every_layer_skips else []  # channels of what is handed across
+        for level in levels:
+            for _ in range(blocks_down):
+                self.down.append(block(width, widths[level], level in attention_levels))
+                width = widths[level]
                 skips.append(width)
-            if level < len(levels) - 1:
+            if level < levels[-1]:
                 self.down.append(Resize(width, stride=2))
-                if form == "released":
+                if self.every_layer_skips:
                     skips.append(width)
-        self.middle.extend(
-            block(width, width, attention=i == 0) for i in range(1 + (form == "released"))
-        )
-        for level in reversed(range(len(levels))):
-            for _ in range(per_level + (form == "released")):
-                self.up.append(block(width + skips.pop(), levels[level], level in attention_levels))
-                width = levels[level]
-            if level:
+        for i in range(blocks_middle):
+            self.middle.append(block(width, width, attention=i == 0))
+        for level in reversed(levels):
+            for _ in range(blocks_up):
+                width += skips.pop()
+                self.up.append(block(width, widths[level], level in attention_levels))
+                width = widths[level]
+            if level > 0:
                 self.up.append(Resize(width, stride=1))
-        outlets = [(width, channels)] + [(channels, channels)] * (form == "released")
-        self.outlet = nn.ModuleList(
-            nn.ModuleDict({"norm": nn.GroupNorm(groups, a), "conv": nn.Conv2d(a, b, 3, padding=1)})
-            for a, b in outlets
-        )
-        self.norm = nn.GroupNorm(groups, channels) if form == "released" else None
+
+        self.outlet = nn.ModuleList([outlet(width)])
+        if form == "released":
+            self.outlet.append(outlet(channels))
+            self.norm = nn.GroupNorm(groups, channels)
 
     def forward(
         self, x: Tensor, t: Tensor, *conditions: Tensor, residual: Tensor | None = None
     ) -> Tensor:
-        """Returns [B, C, H, W] from x [B, C, H, W], the time t [B] (a step or a noise level) and
-        the conditions [B, C, H, W] each.
+        """[B, C, H, W] from x and the conditions [B, C, H, W] each and t [B], step or noise level.
 
-        The released form adds `residual` [B, C, H, W] near its end: the last but one condition,
-        f_rgb, unless another is given.
+        The released form adds `residual` near its end: unless given, the last but one condition,
+        f_rgb.
         """
-        time = self.time(sinusoidal(t, self.inner, like=x)) if self.time is not None else None
+        # 1. The time's features; none where the time is folded away.
+        time = None
+        if self.time is not None:
+            time = self.time(sinusoidal(t.to(x.device), self.inner, x.dtype))
+
+        # 2. Down, keeping what is handed across.
         h = self.inlet(torch.cat([x, *conditions], dim=1))
-        skips = [h] if self.form == "released" else []
+        skips = [h] if self.every_layer_skips else []
         for layer in self.down:
             is_block = isinstance(layer, ResidualBlock)
             h = layer(h, time) if is_block else layer(h)
-            if is_block or self.form == "released":
+            if is_block or self.every_layer_skips:
                 skips.append(h)
+
+        # 3. The middle, and up again to the size of each skip connection.
         for layer in self.middle:
             h = layer(h, time)
         for layer in self.up:
@@ -195,17 +189,23 @@ class UNet(nn.Module):
                 h = layer(torch.cat([h, skips.pop()], dim=1), time)
             else:
                 h = layer(h, size=skips[-1].shape[-2:])
-        for i, outlet in enumerate(self.outlet):
-            h = h if i == 0 else h + (conditions[-2] if residual is None else residual)
-            h = outlet["conv"](F.silu(outlet["norm"](h)))
-        return h if self.norm is None else self.norm(h)
+
+        # 4. Back to C channels.
+        h = self._leave(0, h)
+        if self.form == "released":
+            h = h + (conditions[-2] if residual is None else residual)
+            h = self.norm(self._leave(1, h))
+        return h
+
+    def _leave(self, i: int, h: Tensor) -> Tensor:
+        return self.outlet[i]["conv"](F.silu(self.outlet[i]["norm"](h)))
 
     def folded(self, t: float) -> "UNet":
-        """Returns a copy for the one time t, in which the time's shifts are biases: the same output
-        with fewer parameters, for s = 1.
-        """
+        """A copy for the one time t, in whose biases the time's shifts are: for s = 1."""
+        weight = self.inlet.weight
         with torch.no_grad():
-            time = self.time(sinusoidal(torch.tensor([t]), self.inner, like=self.inlet.weight))
+            features = sinusoidal(torch.tensor([t], device=weight.device), self.inner, weight.dtype)
+            time = self.time(features)
             net = copy.deepcopy(self)
             for layer in net.modules():
                 if isinstance(layer, ResidualBlock):

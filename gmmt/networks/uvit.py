@@ -1,18 +1,15 @@
-"""The conditional UViT: transformer blocks over all positions, with long skip connections as in a U
-(Bao et al., 2023).
-"""
+"""The conditional UViT: a transformer with long skip connections as in a U (Bao et al., 2023)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmmt.networks.embedding import sinusoidal
+from gmmt.networks.norm import SyncBatchNorm2d
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron, each after a LayerNorm and added; `skip` first merges a
-    long skip connection.
-    """
+    """Attention and a perceptron, each after a LayerNorm and added; `skip` merges a connection."""
 
     def __init__(self, dim: int, heads: int, skip: bool = False):
         super().__init__()
@@ -25,26 +22,21 @@ class TransformerBlock(nn.Module):
         self.merge = nn.Linear(2 * dim, dim) if skip else None
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Returns tokens [B, N, D] from x [B, N, D] and, if the block merges one, a skip connection
-        [B, N, D].
-        """
+        """Tokens [B, N, D] from x and, if the block merges one, a skip connection of that shape."""
         if self.merge is not None:
             x = self.merge(torch.cat([x, skip], dim=-1))
         b, n, d = x.shape
-        q, k, v = (
-            self.qkv(self.norm_1(x))
-            .reshape(b, n, 3, self.heads, d // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        heads = self.qkv(self.norm_1(x)).reshape(b, n, 3, self.heads, d // self.heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, N, D / heads]
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(mixed.transpose(1, 2).reshape(b, n, d))
         return x + self.mlp(self.norm_2(x))
 
 
 class UViT(nn.Module):
-    """U of GMMT(V): predicts [B, C, H, W] from a noisy map, the time, and the features; every
-    position is a token, time is one more.
+    """U of GMMT(V): every position is a token, the time is one more.
 
-    Position embeddings are learned for `size` x `size` and interpolated to other H, W. Two forms:
+    Two forms:
         paper: ends in the 3 x 3 convolution of UViT.
         released: ends in a BatchNorm, whose running statistics average over all times, and adds
             f_rgb to what comes out.
@@ -60,16 +52,18 @@ class UViT(nn.Module):
         size: int = 16,
         form: str = "paper",
     ):
-        """Makes the network for maps of `channels` channels, with n_blocks on each side, one in the
-        middle, and `conditions` maps given.
+        """Makes U for maps of C = `channels`; ValueError for what cannot be.
 
-        `dim` is the width of the tokens, 1.5625 C (1200 at C = 768) unless given; position
-        embeddings are learned for H = W = `size`. ValueError if `heads` does not divide `dim`, or
-        if there is no such form.
+        n = `n_blocks` are on each side, one more in the middle; `conditions` maps are beside the
+        noisy one. Tokens have width `dim`, 1.5625 C (1200 at C = 768) unless given, which `heads`
+        must divide. Position embeddings are learned for H = W = `size` and interpolated to others.
+        `form` is "paper" or "released".
         """
         super().__init__()
         dim = dim or channels * 1200 // 768
-        if dim % heads:
+        if n_blocks < 1:
+            raise ValueError(f"n_blocks must be 1 at least, got {n_blocks}")
+        if heads < 1 or dim % heads:
             raise ValueError(f"heads = {heads} must divide dim = {dim}")
         if form not in ("paper", "released"):
             raise ValueError(f"form must be 'paper' or 'released', got {form!r}")
@@ -82,25 +76,21 @@ class UViT(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.outlet = nn.Linear(dim, channels)
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = nn.BatchNorm2d(channels) if form == "released" else None
+        self.norm_out = SyncBatchNorm2d(channels) if form == "released" else None
 
     def forward(
         self, x: Tensor, t: Tensor, *conditions: Tensor, residual: Tensor | None = None
     ) -> Tensor:
-        """Returns [B, C, H, W] from x [B, C, H, W], the time t [B] (a step or a noise level) and
-        the conditions [B, C, H, W] each.
-
-        The released form adds `residual` [B, C, H, W] at its very end: the last but one condition,
-        f_rgb, unless another is given.
-        """
+        """[B, C, H, W], as `UNet.forward`; the released form adds `residual` at its very end."""
         b, _, height, width = x.shape
+
+        # 1. A token for the time, and one for each position.
         tokens = self.inlet(torch.cat([x, *conditions], dim=1).flatten(2).transpose(1, 2))
-        time = (
-            sinusoidal(t, self.dim, like=x, cosine_first=True)
-            .to(tokens.dtype)
-            .expand(b, -1)[:, None]
-        )
-        h = torch.cat([time, tokens], dim=1) + self._positions(height, width)
+        time = sinusoidal(t.to(x.device), self.dim, x.dtype, cosine_first=True).to(tokens.dtype)
+        h = torch.cat([time.expand(b, -1)[:, None], tokens], dim=1)
+        h = h + self._positions(height, width)
+
+        # 2. The blocks; the last gets the first one's result, the last but one the second's, ...
         skips = []
         for block in self.down:
             h = block(h)
@@ -108,6 +98,8 @@ class UViT(nn.Module):
         h = self.middle(h)
         for block in self.up:
             h = block(h, skips.pop())
+
+        # 3. Back to a map, without the time's token.
         h = self.outlet(self.norm(h))[:, 1:].transpose(1, 2).reshape(b, -1, height, width)
         h = self.smooth(h)
         if self.norm_out is None:
@@ -115,7 +107,7 @@ class UViT(nn.Module):
         return self.norm_out(h) + (conditions[-2] if residual is None else residual)
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Returns position embeddings [1, 1 + H*W, D]; the time's own comes first."""
+        """[1, 1 + H * W, D]; the time's comes first."""
         if (height, width) == (self.size, self.size):
             return self.position
         grid = self.position[:, 1:].transpose(1, 2).reshape(1, self.dim, self.size, self.size)

@@ -12,12 +12,10 @@ other trainings on these very videos.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from gmmt.errors import ResultFileError
-from gmmt.files import stored_results_dir
+from gmmt.errors import StoredError
 from gmmt.results import Estimate, mean_interval
 
 
@@ -39,13 +37,24 @@ class Interval(Estimate):
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def interval(values: np.ndarray) -> Interval:
+def interval(values) -> Interval:
     """Returns the mean of `values` [S, Q] (shares, or their differences) with its intervals, in
-    percent; ValueError if S or Q is 1.
+    percent.
+
+    A DataFrame may have seeds without any value, which are left out: a difference of tables of
+    which one has more seeds. StoredError: of some seed only some sequences have a value; the tables
+    are of different videos. ValueError: S or Q is 1.
     """
     from scipy.stats import t
 
+    if hasattr(values, "dropna"):
+        values = values.dropna(how="all")
     d = 100 * np.asarray(values, dtype=np.float64)
+    if np.isnan(d).any():
+        raise StoredError(
+            f"{int(np.isnan(d).any(0).sum())} of {d.shape[1]} sequences lack a score on one side: "
+            f"the rows were not tested on the same videos"
+        )
     s, q = d.shape
     if min(s, q) < 2:
         raise ValueError(
@@ -54,9 +63,8 @@ def interval(values: np.ndarray) -> Interval:
     mean, by_seed, by_sequence = d.mean(), d.mean(1), d.mean(0)
     v_s, v_q = by_seed.var(ddof=1) / s, by_sequence.var(ddof=1) / q
     v_e = ((d - by_seed[:, None] - by_sequence + mean) ** 2).sum() / ((s - 1) * (q - 1)) / (s * q)
-    v = max(
-        v_s + v_q - v_e, v_s, v_q
-    )  # the difference of estimates may fall below what either part alone must give
+    # The difference of estimates may fall below what either part alone must give.
+    v = max(v_s + v_q - v_e, v_s, v_q)
     df = v**2 / (v_s**2 / (s - 1) + v_q**2 / (q - 1)) if v else 1  # Satterthwaite
     alone = t.ppf(0.975, s - 1) * v_s**0.5
     error, df = max((v**0.5, df), (v_s**0.5, s - 1), key=lambda e: t.ppf(0.975, e[1]) * e[0])
@@ -73,49 +81,18 @@ def interval(values: np.ndarray) -> Interval:
     )
 
 
-def matrix(table, row: str, metric: str, subset: str = "ALL") -> np.ndarray:
-    """Returns a row's scores [S, Q], shares, from the table that `read` returns."""
+def matrix(table, row: str, metric: str, subset: str = "ALL"):
+    """Returns a row's scores, shares, as a DataFrame with a line a seed and a column a sequence.
+
+    Two such frames are subtracted seed by seed and sequence by sequence, whatever their order;
+    where one has a seed that the other has not, there is no difference (see `interval`).
+    """
     part = table[(table["row"] == row) & (table["subset"] == subset)]
-    return part.pivot(index="seed", columns="sequence", values=metric).to_numpy()
+    if part.empty:
+        raise StoredError(f"the stored table has no scores of row {row!r}, subset {subset!r}")
+    return part.pivot(index="seed", columns="sequence", values=metric)
 
 
 def difference(table, row: str, other: str, metric: str = "SR", subset: str = "ALL") -> Interval:
     """Returns row - other in points, paired by seed and sequence."""
     return interval(matrix(table, row, metric, subset) - matrix(table, other, metric, subset))
-
-
-def read(profile: str = "cpu", folder: Path | None = None):
-    """Returns the stored scores of all seeds as a DataFrame: seed, row, subset, sequence, frames,
-    PR, NPR, SR.
-
-    FileNotFoundError: nothing is stored. ResultFileError: files are of different videos, or one
-        lacks scores that another one has.
-    """
-    import pandas as pd
-
-    folder = folder or stored_results_dir() / "miniature"
-    tables, first = [], ""
-    for path in sorted(folder.glob(f"{profile}-seed*.csv")):
-        seed, head = (
-            path.stem.removeprefix(f"{profile}-seed"),
-            path.read_text(encoding="utf-8").partition("\n")[0],
-        )
-        start, _, videos = head.rpartition(" ")
-        expected = f"# miniature, profile {profile}, seed {seed}, test videos"
-        if start != expected:
-            raise ResultFileError(f"{path}, line 1: expected '{expected} HASH', not {head!r}")
-        t = pd.read_csv(path, comment="#")
-        keys = t[["row", "subset", "sequence"]]
-        if tables and not (videos == first and keys.equals(tables[0][keys.columns])):
-            raise ResultFileError(
-                f"{path}: other rows or videos ({videos}) than in the first file ({first}): "
-                "make it anew (make table)"
-            )
-        tables, first = [*tables, t.assign(seed=int(seed))], videos
-    if not tables:
-        raise FileNotFoundError(
-            f"{folder}: there is no {profile}-seed*.csv; `make table SEED=0,1` makes them"
-        )
-    return pd.concat(tables, ignore_index=True).sort_values(
-        "seed", kind="stable", ignore_index=True
-    )

@@ -1,16 +1,20 @@
-"""The supplement's Siamese baseline (Sec. C): SiamBAN once for each modality, a convolution that
-fuses both, one head; and GMMT on it.
-"""
+"""The supplement's Siamese baseline (Sec. C): two SiamBANs, a convolution fusing them, and GMMT."""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmmt.data.crops import CropRule
+from gmmt.data.sequence import split
+from gmmt.errors import SettingError
 from gmmt.networks.norm import SyncBatchNorm2d
-from gmmt.trackers.base import Tracker
+from gmmt.trackers.base import Streams, Tracker, TrainingStage
 from gmmt.trackers.heads import DepthwiseBAN, decode, track_loss
 
-MODES = ("rgb", "tir", "base", "stage2")
+MEAN, STD = 115.0, 64.0
+"""By which grey levels 0..255 are standardised. (SiamBAN takes them as they are.)"""
 
 
 class SmallBackbone(nn.Module):
@@ -27,7 +31,7 @@ class SmallBackbone(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, 32, H/4, W/4] from images [B, 3, H, W]."""
+        """Features [B, 32, H/4, W/4] of images [B, 3, H, W]."""
         for layer in self.layers[:2]:
             x = layer(x).relu()
         a, b, c = self.layers[2:]
@@ -36,74 +40,81 @@ class SmallBackbone(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A block of ResNet-50 with torchvision's names, so that its weights load; a halving
-    convolution does not pad, as in SiamBAN.
-    """
+    """ResNet-50's block, with torchvision's names; a halving one does not pad, as in SiamBAN."""
 
-    def __init__(self, a: int, width: int, stride: int = 1, dilation: int = 1, downsample: int = 0):
-        """`downsample`: kernel size of the convolution on the shortcut, 0 for none."""
+    def __init__(
+        self, inputs: int, width: int, stride: int = 1, dilation: int = 1, shortcut: int = 0
+    ):
+        """`shortcut` is the kernel size of the convolution beside the three, 0 for none."""
         super().__init__()
-        pad = dilation if stride == 1 else 0
-        self.conv1, self.bn1 = nn.Conv2d(a, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = (
-            nn.Conv2d(width, width, 3, stride, pad, dilation, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
-        shortcut = (
-            nn.Conv2d(a, 4 * width, downsample, stride, pad if downsample == 3 else 0, bias=False)
-            if downsample
-            else None
-        )
-        self.downsample = (
-            nn.Sequential(shortcut, nn.BatchNorm2d(4 * width)) if downsample else nn.Identity()
-        )
+        padding = dilation if stride == 1 else 0
+        outputs = 4 * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = SyncBatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding, dilation, bias=False)
+        self.bn2 = SyncBatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = SyncBatchNorm2d(outputs)
+        self.downsample = nn.Identity()
+        if shortcut:
+            beside = padding if shortcut == 3 else 0
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, shortcut, stride, beside, bias=False),
+                SyncBatchNorm2d(outputs),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, 4 * width, H', W']."""
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        """Features [B, 4 * width, H', W'] of x [B, inputs, H, W]."""
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y)).relu()
         return (self.bn3(self.conv3(y)) + self.downsample(x)).relu()
 
 
 class ResNet50(nn.Module):
-    """ResNet-50 to its third stage, as SiamBAN has it: dilated to stride 8, 255 -> 31 and 127 ->
-    15.
-    """
+    """ResNet-50 to its third stage, dilated to stride 8 as in SiamBAN: 255 -> 31, 127 -> 15."""
 
     stride, out_channels = 8, 1024
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, bias=False), nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, bias=False), SyncBatchNorm2d(64)
         self.layer1 = nn.Sequential(
-            Bottleneck(64, 64, downsample=1), *(Bottleneck(256, 64) for _ in range(2))
+            Bottleneck(64, 64, shortcut=1), *(Bottleneck(256, 64) for _ in range(2))
         )
         self.layer2 = nn.Sequential(
-            Bottleneck(256, 128, stride=2, downsample=3), *(Bottleneck(512, 128) for _ in range(3))
+            Bottleneck(256, 128, stride=2, shortcut=3), *(Bottleneck(512, 128) for _ in range(3))
         )
         self.layer3 = nn.Sequential(
-            Bottleneck(512, 256, downsample=3),
-            *(Bottleneck(1024, 256, dilation=2) for _ in range(5)),
+            Bottleneck(512, 256, shortcut=3), *(Bottleneck(1024, 256, dilation=2) for _ in range(5))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, 1024, H/8, W/8] from images [B, 3, H, W]."""
+        """Features [B, 1024, H/8, W/8] of images [B, 3, H, W]."""
         x = F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
         return self.layer3(self.layer2(self.layer1(x)))
 
 
 class Siamese(Tracker):
-    """Both modalities' feature extractors, the fusion block, the heads of each stage, and in stage
-    2 GMMT.
+    """Both modalities' feature extractors, the fusion block, the heads of each stage, and GMMT.
 
     What stage 2 changes: the SEARCH features are fused by GMMT (supplement, Sec. C). The TEMPLATE's
     keep the frozen fusion block of stage 1.2: GMMT's U is trained to give what that block gives, so
-    both sides of the correlation live in one space, and the template is made once from one clean
-    frame, where a generator has nothing to add but its noise. (The paper says that the old block is
-    discarded at test, and leaves open what then fuses the template.)
+    both sides of the correlation live in one space. (The paper says that the old block is discarded
+    at test, and leaves open what then fuses the template.)
     """
 
     loss_of = staticmethod(track_loss)
+    reading: Mapping[str, float | str] = {
+        "penalty": 0.04,
+        "combine": "mix",
+        "window": 0.44,
+        "hann": "inside",
+        "resize": "by score",
+        "rate": 0.4,
+        "clip": "centre",
+        "margin": 0.0,
+        "smallest": 4.0,
+    }
 
     def __init__(
         self,
@@ -112,75 +123,85 @@ class Siamese(Tracker):
         hidden: int = 32,
         template: int = 32,
         search: int = 64,
+        whole_pixels: str = "no",
     ):
-        """Makes the trackers of stages 1.1 and 1.2; `channels` is C of f_rgb, f_tir and fused;
-        sizes are those of the crops in pixels.
+        """Makes the trackers of stages 1.1 and 1.2, and the head of stage 2.
+
+        `backbone` is "small" (the miniature's) or "resnet50" (SiamBAN's), else SettingError;
+        `hidden` are channels inside of the heads, `template` and `search` sides of crops in pixels.
         """
         super().__init__()
-        make = {"small": SmallBackbone, "resnet50": ResNet50}[backbone]
-        self.backbone = nn.ModuleDict({m: make() for m in ("rgb", "tir")})
-        width, self.stride = self.backbone["rgb"].out_channels, self.backbone["rgb"].stride
-        self.neck = nn.ModuleDict(
-            {
-                m: nn.Sequential(
-                    nn.Conv2d(width, channels, 1, bias=False), SyncBatchNorm2d(channels)
-                )
-                for m in ("rgb", "tir")
-            }
-        )
+        if backbone == "small":
+            make = SmallBackbone
+            self.margin = 1  # cells at each border of the template's map, cut off: 8 -> 6
+        elif backbone == "resnet50":
+            make = ResNet50
+            self.margin = 4  # 15 -> 7
+        else:
+            raise SettingError(f'backbone is "small" or "resnet50", not {backbone!r}')
+        self.channels, self.stride = channels, make.stride
+        self.crops = CropRule(template, search, whole_pixels=whole_pixels)
+        self.backbone = nn.ModuleDict({name: make() for name in self.modalities})
+
+        def neck() -> nn.Module:
+            conv = nn.Conv2d(make.out_channels, channels, 1, bias=False)
+            return nn.Sequential(conv, SyncBatchNorm2d(channels))
+
+        self.neck = nn.ModuleDict({name: neck() for name in self.modalities})
         self.fuse = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        self.head = nn.ModuleDict({mode: DepthwiseBAN(channels, hidden) for mode in MODES})
-        self.channels, self.template_size, self.search_size = channels, template, search
-        self.margin = (
-            4 if backbone == "resnet50" else 1
-        )  # cells at the border of the template's map, cut off: 15 -> 7, 8 -> 6
+        modes = (*self.modalities, "base", "stage2")
+        self.head = nn.ModuleDict({mode: DepthwiseBAN(channels, hidden) for mode in modes})
 
     def features(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (f_rgb, f_tir) [B, C, H, W] of crops [B, 4, H', W'] in 0..255."""
+        """(f_rgb, f_tir) [B, C, H, W] of crops [B, 4, H', W'] in 0..255."""
         return self.modality("rgb", crops), self.modality("tir", crops)
 
-    def modality(self, mode: str, crops: Tensor) -> Tensor:
-        """Returns f_rgb or f_tir alone; thermal is repeated to three channels."""
-        x = (crops.float() - 115) / 64
-        x = x[:, :3] if mode == "rgb" else x[:, 3:].expand(-1, 3, -1, -1)
-        return self.neck[mode](self.backbone[mode](x))
+    def modality(self, name: str, crops: Tensor) -> Tensor:
+        """One modality's features, f_rgb or f_tir; a single channel is repeated to three."""
+        x = split((crops.float() - MEAN) / STD, self.modalities)[name].expand(-1, 3, -1, -1)
+        return self.neck[name](self.backbone[name](x))
 
     def fused(self, f_rgb: Tensor, f_tir: Tensor) -> Tensor:
-        """Returns the baseline's own fused features [B, C, H, W]: one convolution of the
-        concatenated ones.
-        """
+        """The baseline's own fused features [B, C, H, W]."""
         return self.fuse(torch.cat([f_rgb, f_tir], dim=1))
 
     def encode_template(self, crops: Tensor, mode: str) -> Tensor:
-        """Returns the template's features [B, C, h, w], without the border."""
-        x = (
-            self.modality(mode, crops)
-            if mode in ("rgb", "tir")
-            else self.fused(*self.features(crops))
-        )
-        m = self.margin
-        return x[:, :, m:-m, m:-m]
+        """The template's features [B, C, h, w], without the border."""
+        x = self.encode(None, crops, mode)
+        return x[:, :, self.margin : -self.margin, self.margin : -self.margin]
 
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """Returns what each stage trains (supplement, Table 2)."""
-        alone = {f"1.1 {m}": [self.backbone[m], self.neck[m], self.head[m]] for m in ("rgb", "tir")}
-        return alone | {"1.2": [self.head["base"], self.fuse]} | super().stages()
+    def stages(self) -> dict[str, TrainingStage]:
+        """What each stage trains (supplement, Table 2)."""
+        stages = {}
+        for name in self.modalities:
+            learns = [self.backbone[name], self.neck[name], self.head[name]]
+            stages[f"1.1 {name}"] = TrainingStage(name, learns)
+        stages["1.2"] = TrainingStage("base", [self.head["base"], self.fuse])
+        return stages | super().stages()
 
-    def streams(
-        self, template: Tensor, crops: Tensor, fused: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns (f_rgb, f_tir, fused or None) [B, C, H, W]; the template has no part in them."""
+    def streams(self, template: Tensor, crops: Tensor, fused: bool = True) -> Streams:
+        """(f_rgb, f_tir, fused or None) [B, C, H, W]; the template has no part in them."""
         f_rgb, f_tir = self.features(crops)
         return f_rgb, f_tir, self.fused(f_rgb, f_tir) if fused else None
 
-    def encode(self, template: Tensor, crops: Tensor, mode: str) -> Tensor:
-        """Returns one modality's features or the fused ones [B, C, H, W]."""
-        return (
-            self.modality(mode, crops)
-            if mode in ("rgb", "tir")
-            else super().encode(template, crops, mode)
-        )
+    def encode(self, template: Tensor | None, crops: Tensor, mode: str) -> Tensor:
+        """One modality's features or the fused ones [B, C, H, W]."""
+        if mode in self.modalities:
+            return self.modality(mode, crops)
+        return super().encode(template, crops, mode)
 
     def decode(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns scores [B, S, S] and boxes [B, 4, S, S]."""
+        """Scores [B, S, S] and boxes [B, 4, S, S]."""
         return cls.float().softmax(1)[:, 1], decode(loc, self.stride)
+
+
+OFFICIAL_READING: Mapping[str, float | str] = Siamese.reading | {
+    "penalty": 0.08513643,
+    "window": 0.4632533,
+    "hann": "whole",
+    "rate": 0.4441818,
+    "smallest": 10.0,
+}
+"""How the released SiamBAN reads its score map (its settings for VOT2018), with crops
+CropRule(127, 255, whole_pixels="siamban").
+"""

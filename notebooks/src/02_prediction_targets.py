@@ -289,7 +289,7 @@ omega = 10_000 ** (-torch.arange(600).double() / 600)
 for name, times in {"t = 0..999": integers, "level in [0, 1]": levels}.items():
     angle = times[:, None] * omega
     naive = torch.cat([angle.cos(), angle.sin()], 1)
-    ours = sinusoidal(times, 1200, like=times, cosine_first=True)
+    ours = sinusoidal(times, 1200, times.dtype, cosine_first=True)
     torch.testing.assert_close(naive, ours)
     extent = ours.amax(0) - ours.amin(0)
     counts = [f"{int((extent > bar).sum())} by over {bar}" for bar in (0.01, 0.05, 0.5)]
@@ -309,7 +309,7 @@ for ax, part, name in zip(
 ):
     extents = {}
     for label, times in {"t = 0..999": integers, "level in [0, 1]": levels}.items():
-        embedding = sinusoidal(times, 1200, like=times, cosine_first=True)[:, part]
+        embedding = sinusoidal(times, 1200, times.dtype, cosine_first=True)[:, part]
         extents[label] = embedding.amax(0) - embedding.amin(0)
     plot.lines(ax, range(600), extents, "frequency number k", "largest minus smallest", name)
     ax.axhline(0.05, color="0.4", linestyle=":")

@@ -121,10 +121,9 @@ def naive_time(t, dim, cosine_first=False):
     return cosines + sines if cosine_first else sines + cosines
 
 
-like = torch.zeros(1, dtype=torch.float64)
 for t in (0, 1, 500, 999):
     for order in (False, True):
-        ours = sinusoidal(torch.tensor([t]), 16, like, cosine_first=order)[0]
+        ours = sinusoidal(torch.tensor([t]), 16, torch.float64, cosine_first=order)[0]
         torch.testing.assert_close(
             torch.tensor(naive_time(t, 16, order)).double(), ours, atol=1e-6, rtol=1e-5
         )
@@ -135,7 +134,7 @@ for t in (0, 1, 500, 999):
 fig, axes = plt.subplots(2, 1, figsize=(7, 4.6), sharey=True)
 fed = {"step t": torch.arange(1000.0), "noise level": torch.linspace(0, 1, 400)}
 for ax, (what, values) in zip(axes, fed.items(), strict=True):
-    features = sinusoidal(values, 64, torch.zeros(1)).T
+    features = sinusoidal(values, 64).T
     ends = (0, values[-1].item(), 64, 0)
     image = ax.imshow(features, aspect="auto", extent=ends, cmap="coolwarm", clim=(-1, 1))
     image.set_interpolation("antialiased")
@@ -255,7 +254,7 @@ print("UViT's block, 3 heads of 4 channels, 30 tokens:            naive = gmmt")
 # %%
 def naive_unet(net, x, t, f_1, f_2):
     """The paper's UNet with one block a level (a: full size, b: half, c: quarter)."""
-    time = net.time(sinusoidal(t, net.inner, like=x))
+    time = net.time(sinusoidal(t, net.inner, x.dtype))
     (a, halve_a, b, halve_b, c), (up_c, grow_b, up_b, grow_a, up_a) = net.down, net.up
     s_a = a(net.inlet(torch.cat([x, f_1, f_2], dim=1)), time)
     s_b = b(halve_a(s_a), time)
@@ -310,7 +309,7 @@ for form in ("paper", "released"):
 def naive_uvit(net, x, t, f_1, f_2):
     """The paper's UViT with one block a side, written out, for H = W = net.size."""
     tokens = net.inlet(torch.cat([x, f_1, f_2], dim=1).flatten(2).transpose(1, 2))
-    time = sinusoidal(t, net.dim, like=x, cosine_first=True)
+    time = sinusoidal(t, net.dim, x.dtype, cosine_first=True)
     h = torch.cat([time[:, None], tokens], dim=1) + net.position
     skip = naive_transformer(net.down[0], h)
     h = naive_transformer(net.middle, skip)
@@ -441,7 +440,7 @@ torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
 folded = deepcopy(small)
 with torch.no_grad():
-    f_999 = small.time(sinusoidal(torch.tensor([999]), small.inner, like=x))
+    f_999 = small.time(sinusoidal(torch.tensor([999]), small.inner, x.dtype))
     for layer in folded.modules():
         if isinstance(layer, ResidualBlock):
             layer.conv_1.bias += f_999[0] @ layer.shift.weight.T + layer.shift.bias
@@ -499,7 +498,7 @@ print("released form = the released code's own count, to the last parameter")
 # %% alt="The discriminator as a chain of boxes with its shapes, for 31 by 31 and for 16 by 16 maps: three times convolution, norm and ReLU, then convolution and norm, down to one by one, then a sigmoid"
 from gmmt.networks.discriminator import Discriminator
 
-names = {"Conv2d": "conv", "BatchNorm2d": "batch norm", "ReLU": "ReLU"}
+names = {"Conv2d": "conv", "SyncBatchNorm2d": "batch norm", "ReLU": "ReLU"}
 fig, axes = plt.subplots(2, 1, figsize=(7, 2.9))
 for ax, (channels, size) in zip(axes, ((256, 31), (768, 16)), strict=True):
     h = torch.zeros(2, 3 * channels, size, size)

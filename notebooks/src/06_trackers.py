@@ -220,14 +220,15 @@ print(f"{counts[0]} points are target, {counts[1]} background, of 121: naive = g
 print("both parts of Loss_track: naive = gmmt")
 
 # %%
-from gmmt.study import miniature
+from gmmt.networks.unet import UNet
+from gmmt.study import miniature, scoring
 
 bar = {"progress": run.profile != "smoke"}
 names = ("RGB", "TIR", "Base", "DM")
 rows = {n: miniature.train(n, run.profile, seed, run.trackers, **bar) for n in names}
 base, dm = rows["Base"].tracker, rows["DM"].tracker
 videos = miniature.sequences(run.profile, "val")
-boxes = {n: miniature.results(rows[n], run.profile, "val", run.trackers) for n in names[:3]}
+boxes = {n: miniature.boxes(rows[n], "val") for n in names[:3]}
 for name, row in rows.items():
     stage, curve = list(row.curves.items())[-1]
     late = ", ".join(f"{term} {np.mean(curve[term][-50:]):.3f}" for term in ("cls", "loc"))
@@ -350,7 +351,7 @@ for variant, steps in (("RAW", 1), ("DM", 1), ("DM", 10)):
 # All shapes and parameters, here and at the paper's size (ResNet-50's third stage, C = 256; `meta`: shapes without memory):
 
 # %% tags=["nbval-check-output"]
-from gmmt.networks.unet import UNet
+from gmmt.build import make_generator
 
 
 def count(*modules):
@@ -359,20 +360,20 @@ def count(*modules):
 
 
 shapes, sizes = {}, {}
-nets = {"miniature": miniature.make_u(miniature.ROWS["DM"], 32).network.to("meta")}
+nets = {"miniature": make_generator(rows["DM"].config, 32).network.to("meta")}
 with torch.device("meta"):
     nets["paper's size"] = UNet(256, n_blocks=9)
     for what, size in {"miniature": (), "paper's size": ("resnet50", 256, 256, 127, 255)}.items():
         t, U = Siamese(*size).eval(), nets[what]
-        z, x = (torch.zeros(1, 4, n, n) for n in (t.template_size, t.search_size))
+        z, x = (torch.zeros(1, 4, n, n) for n in (t.crops.template, t.crops.search))
         kernel, f = t.encode_template(z, "base"), t.features(x)
         made = U(f[0], torch.zeros(1), *f)
         outs = dict(zip(("cls", "loc"), t.head["stage2"](kernel, made), strict=True))
         outs |= {"z": z, "x": x, "fz": t.features(z)[0], "fx": f[0], "k": kernel, "g": made}
         shapes[what] = {n: " x ".join(map(str, v.shape[1:])) for n, v in outs.items()}
         sizes[what] = {"one extractor with neck": count(t.backbone["rgb"], t.neck["rgb"])}
-        sizes[what] |= {"fusion block": count(t.fuse), "one head": count(t.head["stage2"])}
-        sizes[what] |= {"U": count(U)}
+        counted = {"fusion block": t.fuse, "one head": t.head["stage2"], "U": U}
+        sizes[what] |= {name: count(part) for name, part in counted.items()}
 for part in sizes["miniature"]:
     print(f"{part:27s}" + "".join(f"{v[part]:9.3f} M ({name})" for name, v in sizes.items()))
 
@@ -509,11 +510,12 @@ def naive_step(p, box, center, wh, strength, share, rate, limit):
     return np.clip(center, 0, limit), np.clip(size, 4, limit), maps
 
 
-before = [torch.tensor(v[None]).float() for v in (last[:2] + last[2:] / 2, last[2:])]
-ours = tracking.step(*base.decode(cls, loc), *before, base, tracking.Search(), (128, 128))
-plain = [score, heads.decode(loc, 4)[0], *(v[0].tolist() for v in before), 0.04, 0.44, 0.4, 128]
-middle, size, maps = naive_step(*plain)
-np.testing.assert_allclose([middle, size], torch.cat(ours), rtol=1e-5)
+target = tracking.Target(last, base.crops, tracking.Reading())
+torch.testing.assert_close(target.patch(video.frame(at)), search)
+ours, _ = target.move(*(v[0] for v in base.decode(cls, loc)))
+before = (last[:2] + last[2:] / 2).tolist(), last[2:].tolist()
+middle, size, maps = naive_step(score, heads.decode(loc, 4)[0], *before, 0.04, 0.44, 0.4, 128)
+np.testing.assert_allclose([*(middle - size / 2), *size], ours, rtol=1e-5)
 print("a step on a trained tracker's answer: naive = gmmt")
 
 # %% alt="Four maps of 11 by 11 points: score map, a few bright points in the middle; penalty, bright everywhere; cosine window, a round bright spot; total, the score map's points in a dim round glow. Crosses mark each map's highest value, in three of four at the same point"
@@ -551,7 +553,7 @@ for name, b in {
 
 # %% alt="Two validation videos, six frames each, RGB above thermal. Upper: RGB turns white in two frames, the RGB tracker's box leaves the target and stays away, those of TIR and Base stay. Lower: both pictures are grainy in three frames, the TIR tracker's box leaves for the right edge and stays there, those of RGB and Base stay"
 photos("jpeg", pil_kwargs={"quality": 75})
-scores = {name: tracking.evaluate(b, videos) for name, b in boxes.items()}
+scores = {name: scoring.evaluate(b, videos) for name, b in boxes.items()}
 gap = scores["TIR"][0].values["SR"] - scores["RGB"][0].values["SR"]
 when = np.linspace(0, len(videos[0]) - 1, 6).astype(int)
 chosen = {"RGB fails": int(gap.argmax()), "TIR fails": int(gap.argmin())}
@@ -667,7 +669,7 @@ bias = (b + W.sum((2, 3)) @ mu - mean[0]) / std[0]
 
 # %%
 assert weight is not None, "no answer yet"
-given = torch.cat(dm.fusion.given(pair), dim=1)  # of section 6's patches; goal: their fused
+given = torch.cat(dm.fusion.conditions(pair), dim=1)  # of section 6's patches; goal: their fused
 wrong = torch.nn.functional.conv2d(given, weight, bias, padding=1).detach() - goal
 assert wrong[..., 1:-1, 1:-1].abs().max() < 1e-3, "not the same inside the map"
 error, own = (wrong**2).mean(), ((a - goal) ** 2).mean()

@@ -110,7 +110,7 @@ def naive_box(pool, draw, n, i):
     """Returns where the target of pair i is in its search patch: x1, y1, x2, y2 from the middle."""
     rng, (videos, frames) = np.random.default_rng(draw), pool.boxes.shape[:2]
     which, at = rng.integers(0, videos, (2, n)), rng.integers(0, frames, (2, n))
-    negative = rng.random(n)[i] < pool.negative
+    negative = rng.random(n)[i] < pool.data.negative
     moved = rng.uniform(-1, 1, (2, n, 2))[1, i]
     scaled = rng.uniform(-1, 1, (2, n, 1))[1, i, 0]
     if negative and which[0, i] != which[1, i]:
@@ -124,12 +124,14 @@ def naive_box(pool, draw, n, i):
 
 
 # %% tags=["nbval-check-output"]
+from gmmt.config import Data
 from gmmt.data import synthetic
 from gmmt.data.pairs import Pairs
+from gmmt.trackers.siamese import Siamese
 
-videos, at = synthetic.benchmark("train", 8, 48), [0, 16, 32]
+videos, at, crops = synthetic.benchmark("train", 8, 48), [0, 16, 32], Siamese().crops
 images = np.stack([[v.frame(i) for i in at] for v in videos])
-pool = Pairs(images, np.stack([v.boxes[at] for v in videos]), template=32, search=64)
+pool = Pairs(images, np.stack([v.boxes[at] for v in videos]), crops, Data())
 _, _, boxes = pool.batch(64, (0, 0, 0))
 naive = torch.tensor([naive_box(pool, (0, 0, 0), 64, i) for i in range(64)]).float()
 torch.testing.assert_close(naive, boxes, equal_nan=True, atol=1e-3, rtol=1e-4)
@@ -139,7 +141,7 @@ print(f"64 boxes: naive = gmmt; {int(boxes.isnan().any(1).sum())} pairs are nega
 white, corners = torch.zeros_like(pool.frames), pool.boxes.round().int()
 for frame, (x, y, w, h) in zip(white.flatten(0, 1), corners.flatten(0, 1).tolist(), strict=True):
     frame[:, y : y + h, x : x + w] = 255
-painted = Pairs(white.numpy(), corners.numpy(), template=32, search=64)
+painted = Pairs(white.numpy(), corners.numpy(), crops, Data())
 _, search, boxes = painted.batch(64, (0, 0, 0))
 keep = ~boxes.isnan().any(1)
 seen = torch.stack([(search[keep, 0].amax(k) > 127).sum(1) for k in (1, 2)], 1)
@@ -191,12 +193,11 @@ plt.show()
 # must be in *evaluation mode*, too.
 #
 # The check: two steps of each stage on the small pool. The list of names below, the one that `gmmt` saves in checkpoints
-# (`training.trained`), and the tensors that did move must be the same.
+# (`Stage.trained`), and the tensors that did move must be the same.
 
 # %%
 from gmmt.fusion import make_fusion
 from gmmt.networks.unet import UNet
-from gmmt.trackers.siamese import Siamese
 
 LEARNS = {f"1.1 {m}": (f"backbone.{m}.", f"neck.{m}.", f"head.{m}.") for m in ("rgb", "tir")}
 LEARNS |= {"1.2": ("fuse.", "head.base."), "2": ("fusion.", "head.stage2.")}
@@ -225,16 +226,17 @@ def differ(a, b):
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gmmt.training import Plan, Stage, fit, trained
+from gmmt.config import Plan
+from gmmt.training import Stage, fit
 
 for stage, prefixes in LEARNS.items():
     tracker = tiny(stage)
     before = state(tracker)
     with TemporaryDirectory() as folder:
         path = Path(folder, "tiny.safetensors")
-        fit(Stage(tracker, stage), Plan(steps=2, batch=4), pool, path, seed=0, config={})
+        fit(Stage(tracker, stage, Plan(steps=2, batch=4)), pool, path, seed=0, config={})
     moved, naive = differ(before, state(tracker)), {k for k in before if k.startswith(prefixes)}
-    assert set(trained(Stage(tracker, stage))) == naive
+    assert set(Stage(tracker, stage, Plan(steps=2)).trained()) == naive
     assert moved == naive - {"fusion.mean", "fusion.std"}  # constants, set before the first step
     buffers = moved & {name for name, _ in tracker.named_buffers()}
     print(f"stage {stage:7s} {len(moved):3d} of {len(before)} moved, {len(buffers)} are buffers")
@@ -285,7 +287,8 @@ for stage, epochs, warm in (("1.1", 20, 5), ("1.2", 20, 5), ("2", 100, 20)):
 # %% alt="Two panels of learning rate on a log scale. Left, the supplement: both plans rise from 0.001 to 0.005 and fall along a line to 0.00005, over 20 or 100 epochs; the staircase of SiamBAN's own code follows the first. Right, ours: the same shape over the profile's steps, with a peak of 0.002 in stage 1.1, of 0.004 in stage 1.2 and of 0.002 in stage 2"
 from gmmt.study import miniature
 
-plans = {k[:3]: miniature.plan_of("DM", k, run.profile) for k in ("1.1 rgb", "1.2", "2")}
+plans = miniature.config("DM", run.profile).plans
+plans = {"1.1": plans["1.1 rgb"], "1.2": plans["1.2"], "2": plans["2"]}
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.7))
 looks = {"1.1": ("0.3", "-"), "1.2": (plot.COLORS["fused"], "--"), "2": (plot.COLORS["DM"], "-")}
 for stage, (color, line) in looks.items():
@@ -334,14 +337,14 @@ class Killed:
         return pool.batch(n, draw, *rest)
 
 
-ends, plan = [], Plan(steps=7, batch=4)
+ends, often = [], {"seed": 0, "config": {}, "check_every": 2, "save_seconds": 0}
 with TemporaryDirectory() as folder:
     for kills in ([], [3, 5]):
         path = Path(folder, f"{len(kills)}.safetensors")
         for stop in [*kills, None]:
-            stage = Stage(tiny("2"), "2")  # a new process: first weights, then the checkpoint
+            stage = Stage(tiny("2"), "2", Plan(steps=7, batch=4))  # as a new process begins
             try:
-                history = fit(stage, plan, Killed(stop), path, seed=0, config={}, save_every=2)
+                history = fit(stage, Killed(stop), path, **often)
             except KeyboardInterrupt:
                 print(f"killed at step {stop}")
         ends.append((state(stage.tracker), history))
@@ -367,6 +370,9 @@ print("undisturbed or killed twice: the same weights and the same curves, to the
 
 
 # %%
+from gmmt.experiment import make_pairs
+
+
 def get(name, **options):
     """Returns a row of the miniature: loaded if it was trained before, else trained."""
     options["progress"] = run.profile != "smoke"
@@ -375,10 +381,11 @@ def get(name, **options):
 
 def success(t):
     """Returns a row's scores on the validation videos."""
-    return miniature.scores(t, run.profile, "val", run.trackers)[0]
+    return miniature.scores(t, "val")[0]
 
 
 rows = {name: get(name) for name in ("RGB", "TIR", "Base", "HEAD", "RAW", "DM")}
+pairs = make_pairs(rows["DM"].config, rows["DM"].tracker)
 STAGE = {"RGB": "1.1 rgb", "TIR": "1.1 tir", "Base": "1.2"}
 COLORS = plot.COLORS | {"Base": plot.COLORS["fused"], "HEAD": "0.5"}
 
@@ -432,27 +439,13 @@ print(f"mean of the last {width} steps\n{table.round(3).to_string(na_rep='-')}")
 
 
 # %%
-from gmmt.training import load_or_train
-
-setting, factors = miniature.setting(run.profile), run.pick(smoke=(0.5, 1), cpu=(0.25, 0.5, 1, 2))
-config = {"code": miniature.code_hash(), "train": setting.train, "length": setting.length}
-config |= {"source": setting.source, "on": [rows["RGB"].key, rows["TIR"].key]}
-options = {"folder": run.trackers, "seed": seed, "progress": run.profile != "smoke"}
-
-
-def pairs():
-    """Returns the training pairs of the profile."""
-    return miniature.training_pairs(*setting.train, setting.length, setting.source)
+steps, factors = plans["1.2"].steps, run.pick(smoke=(0.5, 1), cpu=(0.25, 0.5, 1, 2))
 
 
 def base_anew(factor):
-    """Returns stage 1.2 trained on the frozen stage 1.1 for `factor` times the profile's steps."""
-    tracker, rgb = get("TIR").tracker, get("RGB").tracker  # fusion block and its head: untrained
-    tracker.backbone["rgb"], tracker.neck["rgb"] = rgb.backbone["rgb"], rgb.neck["rgb"]
-    plan, name = miniature.plan_of("Base", "1.2", run.profile), f"Base-x{factor:g}"
-    plan = replace(plan, steps=round(factor * plan.steps))
-    key, curve = load_or_train(name, Stage(tracker, "1.2"), plan, pairs, config=config, **options)
-    return miniature.Trained(name, tracker.eval(), "base", key, {"1.2": curve})
+    """Returns Base with stage 1.2 trained for `factor` times the profile's steps."""
+    plan = {"1.2": {"steps": round(factor * steps)}}
+    return get("Base", changes={"name": f"Base-x{factor:g}", "plans": plan})
 
 
 trained_for = [rows["Base"] if f == 1 else base_anew(f) for f in factors]
@@ -516,10 +509,9 @@ saved = run.save(pd.DataFrame(out), "plateau.csv", source="ours in miniature: SR
 # %%
 def head_on(base):
     """Returns HEAD on a Base of section 6: stage 2 without U."""
-    name, plan = base.name.replace("Base", "HEAD"), miniature.plan_of("HEAD", "2", run.profile)
-    stage, own = Stage(base.tracker, "2", lam=0.0), config | {"on": base.key}
-    key, curve = load_or_train(name, stage, plan, pairs, config=own, **options)
-    return miniature.Trained(name, base.tracker.eval(), "stage2", key, {"2": curve})
+    changes = {"name": base.name.replace("Base", "HEAD"), "names": {"1.2": base.name}}
+    changes["plans"] = {"1.2": {"steps": base.config.plans["1.2"].steps}}
+    return get("HEAD", changes=changes)
 
 
 short = bases[min(bases)]
@@ -528,7 +520,7 @@ score[short_head.name] = success(short_head)
 
 # %% alt="Paired differences in success rate with 95 % intervals: the shortest Base with a new head against that Base; Base with a new head against Base; and the latter against the longest Base"
 longest, gain = bases[max(bases)], {}
-long, more = {t.name: k for k, t in bases.items()}, setting.steps["2"]
+long, more = {t.name: k for k, t in bases.items()}, plans["2"].steps
 for new, olds in {"HEAD": ("Base", longest.name), short_head.name: (short.name,)}.items():
     for old in olds:
         label = f"Base {long[new.replace('HEAD', 'Base')]} + head {more}, minus Base {long[old]}"
@@ -587,7 +579,8 @@ def gradients(stage, batch, draw):
     return [torch.cat([g.flatten() for g in each]) for each in found]
 
 
-stage, batch = Stage(tiny("2"), "2", lam=3.0), pool.batch(8, (0, 3, 0))
+stage = Stage(tiny("2"), "2", Plan(steps=1, lam=3.0))
+batch = pool.batch(8, (0, 3, 0))
 g_track, g_gen = gradients(stage, batch, 0)
 stage(*batch, Draws(0))["loss"].backward()
 whole = torch.cat([p.grad.flatten() for p in stage.tracker.fusion.network.parameters()])
@@ -620,15 +613,15 @@ text = "true length 7.1; one batch: {:.1f}; mean of 40: {:.1f}; products of diff
 print(text.format(*lengths))
 
 # %%
-from gmmt.training import hash_of
+from gmmt.provenance import hash_of
 
 n, out = run.pick(smoke=3, cpu=batches), []
 for name in ("RAW", "DM"):
-    ends = {"start": get(name, plan={"steps": 0}), "end": get(name)}  # 0 steps: as stage 2 begins
+    ends = {"start": get(name, changes={"plans": {"2": {"steps": 0}}}), "end": get(name)}
     start, end = (t.tracker.fusion for t in ends.values())
     start.mean, start.std = end.mean, end.std  # the constants of section 2
-    for when, stage in ((k, Stage(t.tracker, "2")) for k, t in ends.items()):
-        draws = [(pairs().batch(16, (seed, 7, k)), hash_of([seed, "pull", k])) for k in range(n)]
+    for when, stage in ((k, Stage(t.tracker, "2", plans["2"])) for k, t in ends.items()):
+        draws = [(pairs.batch(16, (seed, 7, k)), hash_of([seed, "pull", k])) for k in range(n)]
         found = zip(*[gradients(stage, *draw) for draw in draws], strict=True)
         t, g = (torch.stack(v).double() for v in found)
         dots = [t @ t.T, g @ g.T, t @ g.T]

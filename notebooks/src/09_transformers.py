@@ -120,13 +120,14 @@ def naive_block(block, X):
 
 
 # %% tags=["nbval-check-output"]
+from gmmt.build import make_tracker
 from gmmt.study import miniature
 
 torch.manual_seed(0)
-block = miniature.make_tracker("ostrack").backbone.blocks[0].double()
+block = make_tracker(miniature.config("OSTrack", "cpu")).backbone.blocks[0].double()
 X, search = torch.randn(12, 64).double(), torch.arange(8)  # 4 template tokens, 8 of the search
 with torch.no_grad():
-    ours, _ = block(X[None], search[None], 4, None, [0])
+    ours, _ = block(X[None], search[None], 4, 1.0, [0])
     torch.testing.assert_close(naive_block(block, X), ours[0])
 print(f"a block on {len(X)} tokens of {X.shape[1]} channels, {block.heads} heads: naive = gmmt")
 
@@ -208,8 +209,8 @@ def naive_prompt(block, X, P):
 
 prompt, (X, P) = Prompt(64).double(), torch.randn(2, 16, 64).double()
 torch.testing.assert_close(naive_prompt(prompt, X, P), prompt(X[None], P[None])[0])
-vipt = miniature.make_tracker("vipt")
-trained = sum(p.numel() for part in vipt.stages()["1.2"] for p in part.parameters())
+vipt = make_tracker(miniature.config("ViPT", "cpu"))
+trained = sum(p.numel() for part in vipt.stages()["1.2"].learns for p in part.parameters())
 print(f"a prompt block: naive = gmmt; stage 1.2 trains {trained / 1e3:.0f} k parameters")
 
 # %% [markdown]
@@ -277,7 +278,7 @@ def count(module):
 
 def gflop(tracker, mode):
     """Returns GFLOP of a search patch (a multiply-add counts as two), and the shape of `fused`."""
-    z, x = (torch.zeros(1, 4, n, n) for n in (tracker.template_size, tracker.search_size))
+    z, x = (torch.zeros(1, 4, n, n) for n in (tracker.crops.template, tracker.crops.search))
     with torch.no_grad():
         template = tracker.encode_template(z, mode)
         with FlopCounterMode(display=False) as counter:
@@ -286,10 +287,11 @@ def gflop(tracker, mode):
 
 
 # %% tags=["nbval-check-output"]
-shown = []
+shown, NAMES = [], {"ostrack": "OSTrack", "vipt": "ViPT", "tbsi": "TBSI"}
 for kind, make in KINDS.items():
     with torch.device("meta"):
-        for what, t in {"miniature": miniature.make_tracker(kind), "official": make()}.items():
+        small = make_tracker(miniature.config(NAMES[kind], "cpu"))
+        for what, t in {"miniature": small, "official": make()}.items():
             cost, shape = gflop(t.eval(), next(iter(t.head)))
             part = {"backbone": count(t.backbone), "a head": count(next(iter(t.head.values())))}
             shown.append({"": kind, "size": what, **part, "GFLOP": cost, "fused": [*shape[1:]]})
@@ -312,7 +314,7 @@ print(pd.DataFrame(shown).to_string(index=False, float_format="{:.3g}".format))
 NAMES = ("OSTrack", "ViPT", "TBSI")
 bar = {"progress": run.profile != "smoke"}
 rows = {n: miniature.train(n, run.profile, seed, run.trackers, **bar) for n in (*NAMES, "TBSI-DM")}
-val = {n: miniature.scores(rows[n], run.profile, "val", run.trackers) for n in rows}
+val = {n: miniature.scores(rows[n], "val") for n in rows}
 for name in rows:
     print(f"{name:8s} SR on validation {results.estimate(val[name][0], 'SR')}")
 for name, other in (("ViPT", "OSTrack"), ("TBSI", "OSTrack"), ("TBSI-DM", "TBSI")):
@@ -373,7 +375,7 @@ def watched(tracker, template, search, mode):
 def cut(box, i, size):
     """Returns the crop [1, 4, size, size] of frame i of the video around a box (x, y, w, h)."""
     box, frame = torch.tensor(box[None]).float(), torch.from_numpy(video.frame(i)[None])
-    return rows["TBSI"].tracker.crop(frame, box[:, :2] + box[:, 2:] / 2, box[:, 2:], size)
+    return rows["TBSI"].tracker.crops.cut(frame, box[:, :2] + box[:, 2:] / 2, box[:, 2:], size)
 
 
 # %% alt="Search patch, maps of attention to the template's middle in blocks 0 to 3, and score, for OSTrack, ViPT, and TBSI on RGB and on thermal. Block 0 is dark. In TBSI's thermal stream the target's tokens are brighter than the rest in block 1, darker than a bright rest in blocks 2 and 3; its RGB stream follows. In OSTrack and ViPT the maps are nearly even. All scores peak at the target"
@@ -428,9 +430,10 @@ for name in rows:
 # %% tags=["nbval-check-output"]
 from gmmt.files import stored_results_dir
 from gmmt.study import seeds
+from gmmt.study.stored import read_table
 
-folder = stored_results_dir() / "miniature_vit"
-two, six, log = seeds.read("cpu"), seeds.read("cpu", folder), pd.read_csv(folder / "choices.csv")
+two, six = read_table("2"), read_table("6")
+log = pd.read_csv(stored_results_dir() / "miniature_vit" / "cpu-choices.csv")
 best = log[log.chosen][["row", "lam", "rate", "SR", "split", "seed"]]
 print(best.to_string(index=False, float_format="{:.4g}".format))
 paper = results.published().query("source == 'supp Table 6' and benchmark == 'LasHeR'")
@@ -474,7 +477,7 @@ difference = {(f, step): seeds.interval(stored(f, a) - stored(f, b)) for f, step
 text = {k: f"{e.value:+.1f} [{e.low:+.1f}, {e.high:+.1f}]" for k, e in difference.items()}
 print("SR, difference in points [95 %, over trainings and videos]")
 print(pd.DataFrame({f: {step: text[f, step] for step in STEPS} for f in FAMILIES}).to_string())
-gain = {f: (stored(f, "DM") - stored(f, ""))[: six.seed.nunique()] for f in FAMILIES}
+gain = {f: stored(f, "DM") - stored(f, "") for f in FAMILIES}
 for name in ("ViPT", "TBSI"):  # the same videos, seed by seed
     e = seeds.interval(stored(name, "") - stored("OSTrack", "long"))
     print(f"{name} over OSTrack, longer: {e}")

@@ -153,7 +153,7 @@ from gmmt.networks.embedding import sinusoidal
 
 def moving(times, dim, above=0.05):
     """How many features of the embedding move by more than `above` over these times."""
-    e = sinusoidal(times, dim, like=times)
+    e = sinusoidal(times, dim, times.dtype)
     return int((e.amax(0) - e.amin(0) > above).sum())
 
 

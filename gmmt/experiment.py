@@ -1,0 +1,197 @@
+"""From a configuration to a trained tracker: every stage is loaded if this very configuration was
+trained before with this very code, else trained and kept.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+
+from gmmt import checkpoint, compute
+from gmmt.build import make_generator, make_tracker
+from gmmt.checkpoint import Curve
+from gmmt.config import Config, module_of, plain
+from gmmt.data import loader
+from gmmt.data.pairs import Pairs
+from gmmt.provenance import code_hash, short_hash
+from gmmt.trackers.base import Tracker
+from gmmt.training import Stage, fit
+
+EVALUATION = ("val", "test")
+"""Fields of Data that no training looks at."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained row: its configuration, its tracker, the key and the curve of each stage."""
+
+    config: Config
+    seed: int
+    tracker: Tracker
+    keys: Mapping[str, str]  # by stage; of a foundation's stages, too
+    curves: Mapping[str, Curve]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        return self.config.name
+
+    @property
+    def mode(self) -> str:
+        """Which head answers."""
+        return self.config.mode
+
+    @property
+    def key(self) -> str:
+        """The key of all that the weights depend on."""
+        return list(self.keys.values())[-1]
+
+    @property
+    def file(self) -> Path:
+        """Where the last stage's weights are."""
+        return weights_file(self.folder, self.name, self.key)
+
+
+def weights_file(folder: Path, name: str, key: str) -> Path:
+    """Returns where the weights of a stage are kept."""
+    return folder / f"{name}-{key}.safetensors"
+
+
+def train(config: Config, seed: int, folder: Path, *, progress: bool = False) -> Trained:
+    """Returns a row, trained, with weights kept in `folder`.
+
+    Two runs that want the same weights wait for one another; the processes of one run (torchrun)
+    work together.
+    """
+    folder = Path(folder)
+    whats = what_decides(config, seed)
+    keys = {stage: short_hash(what) for stage, what in whats.items()}
+    with compute.threads(config.compute.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tracker = make_tracker(config)
+        curves: dict[str, Curve] = {}
+        if config.foundation is not None:
+            below = train(config.foundation, seed, folder, progress=progress)
+            tracker.inherit(below.tracker)
+            curves.update(below.curves)
+        for name in config.stages:
+            if name == "2":
+                torch.manual_seed(seed + 1)  # every row: the same first weights of U
+                tracker.fusion = make_generator(config, tracker.channels)
+            stage = Stage(tracker, name, config.plans[name])
+            path = weights_file(folder, config.names[name], keys[name])
+            curves[name] = load_or_train(stage, config, path, whats[name], seed, progress)
+    return Trained(config, seed, tracker.eval(), keys, curves, folder)
+
+
+def what_decides(config: Config, seed: int) -> dict[str, dict]:
+    """Returns, for each stage, all that its weights depend on; those of a foundation come first.
+
+    The key of a stage is a hash of it. Stage 1.1 stands on nothing, a later one on all before it.
+    """
+    found: dict[str, dict] = {}
+    if config.foundation is not None:
+        found.update(what_decides(config.foundation, seed))
+    for stage in config.stages:
+        before = [] if stage.startswith("1.1") else [short_hash(what) for what in found.values()]
+        found[stage] = {"stage": stage, "seed": seed, "on": before, **_what(config, stage)}
+    return found
+
+
+def _what(config: Config, stage: str) -> dict:
+    """Returns what a stage's weights depend on, but for seed and earlier stages.
+
+    The code is that of training and of the parts in use; of the machine there is what decides the
+    last digits.
+    """
+    data = asdict(config.data)
+    for field in EVALUATION:
+        del data[field]
+    modules = ["gmmt.experiment", module_of(config.tracker)]
+    what = {
+        "data": data,
+        "files": loader.fingerprint(config.data),
+        "tracker": plain(config.tracker),
+        "plan": asdict(config.plans[stage]),
+        "compute": asdict(config.compute),
+        "machine": compute.describe(compute.device()),
+    }
+    if stage == "2":
+        what["mode"] = config.mode
+        what["generator"] = plain(config.generator)
+        if config.generator is not None:
+            modules.append(module_of(config.generator.network))
+            if config.generator.discriminator is not None:
+                modules.append(module_of(config.generator.discriminator))
+    what["code"] = code_hash(*modules)
+    return what
+
+
+def load_or_train(
+    stage: Stage, config: Config, path: Path, what: dict, seed: int, progress: bool
+) -> Curve:
+    """Returns the curve of a stage after its weights were loaded or trained; the tracker is then on
+    its device, in torch's own layout, whichever it was.
+    """
+    accelerator = compute.accelerator(find_unused_parameters=len(stage.turns) > 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path, accelerator):
+        done = 0
+        if path.is_file():
+            done, weights, _ = checkpoint.load(path, what)
+        if done < stage.plan.steps:
+            compute.layout(stage, accelerator.device, fast=False)
+            pairs = make_pairs(config, stage.tracker)
+            if stage.generates:
+                standardise(stage.tracker, pairs, config, seed)
+            options = {"precision": config.compute.precision, "progress": progress}
+            options["accelerator"] = accelerator
+            curve = fit(stage, pairs, path, seed=seed, config=what, **options)
+        elif done:
+            stage.take(weights, path)
+            curve = checkpoint.read_curve(path, done)
+        else:  # a plan of no steps: the stage as it begins
+            curve = {}
+        compute.layout(stage, accelerator.device, fast=False)
+    stage.eval()
+    return curve
+
+
+@contextlib.contextmanager
+def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keeps other runs from these weights; of the processes of one run the first holds the lock."""
+    if accelerator.is_main_process:
+        with FileLock(f"{path}.lock"):
+            checkpoint.sweep(path)
+            accelerator.wait_for_everyone()
+            yield
+            accelerator.wait_for_everyone()
+    else:
+        accelerator.wait_for_everyone()
+        yield
+        accelerator.wait_for_everyone()
+
+
+def make_pairs(config: Config, tracker: Tracker) -> Pairs:
+    """Returns what draws training batches from a configuration's data, cut as the tracker wants."""
+    frames, boxes = loader.training_frames(config.data)
+    return Pairs(frames, boxes, tracker.crops, config.data)
+
+
+@torch.no_grad()
+def standardise(tracker: Tracker, pairs: Pairs, config: Config, seed: int) -> None:
+    """Lets GMMT take mean and deviation of the frozen tracker's features from training pairs."""
+    device = next(tracker.parameters()).device
+    batches, size = config.generator.statistics
+    every: list[list[torch.Tensor]] = []
+    for k in range(batches):
+        template, search = (v.to(device) for v in pairs.batch(size, (seed, 9, k))[:2])
+        streams = tracker.streams(tracker.encode_template(template, config.mode), search)
+        every.append(list(streams))
+    *features, fused = (torch.cat(parts) for parts in zip(*every, strict=True))
+    tracker.fusion.fit(fused, *features)
