@@ -201,6 +201,12 @@ assert sum(tally.values()) == len(ledger) and set(ledger.verdict) <= set(claims.
 print(f"{len(ledger)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in tally.items()))
 
 # %%
+from gmmt.study.stored import standing
+
+for table in ("2", "6"):  # of the paper, of its supplement
+    print(f"Table {table} in miniature: {standing(table)}.")
+
+# %%
 for row in ledger[ledger.verdict == "does not hold"].itertuples():
     print(f"{row.id}  {row.claim} ({row.source}).\n     {row.evidence}.\n")
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from gmmt import metrics, notebook, plot, results, tracking
 from gmmt.study import miniature, scoring, seeds, tables
-from gmmt.study.stored import read_table, standing
+from gmmt.study.stored import read_table
 
 run = notebook.start("08_table_2", profile=profile, seed=seed)
 
@@ -395,7 +395,6 @@ run.headline("DM - HEAD {} and DM - RAW {} points of SR".format(*gained) + f", {
 # that stored them a seed gives the same file to the last byte (all fifteen rows of seed 0 were made twice); elsewhere other libraries round differently, and a training is as good as one from another seed.
 
 # %%
-print(standing("2"))
 if run.profile == "cpu":
     fresh = {k: miniature.scores(rows[k], "test")[0] for k in FRESH}
     known = stored.query("subset == 'ALL'").pivot_table("SR", "seed", "row") * 100
