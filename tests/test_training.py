@@ -510,3 +510,21 @@ def test_several_processes_train_a_cgan_from_the_command_line(tmp_path):
     assert done.stdout.count("validation sequences") == 1  # one process tracks and prints
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("weights: ")]
     assert Path(told.removeprefix("weights: ")).is_file()
+
+
+def test_the_command_line_and_the_batch_train_a_row_to_the_same_bytes(tmp_path):
+    config = ROOT / "configs" / "miniature" / "dm.yaml"
+    commands = {
+        "cli": ["gmmt.cli", "train", "--config", config, "--profile", "smoke", "--weights"],
+        "batch": ["workflow", "train", "DM", "smoke", "0"],
+    }
+    kept = {}
+    for name, command in commands.items():
+        folder = tmp_path / name
+        place = folder / "trackers" if name == "cli" else folder
+        command = [sys.executable, "-m", *map(str, command), str(place)]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=280)
+        files = (folder / "trackers").glob("*.*")
+        kept[name] = {p.name: p.read_bytes() for p in files if p.suffix != ".lock"}
+    assert len(kept["cli"]) == 8  # four stages: weights, and curves
+    assert kept["cli"] == kept["batch"]
