@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from gmmt import config_file, experiment, files, predictions, provenance
+from gmmt.cli import app
 from gmmt.config import Config, Data, Part, class_of, plain, show
 from gmmt.data import loader, synthetic
 from gmmt.data.sequence import Sequence
@@ -137,6 +139,18 @@ def test_what_is_shown_is_all_that_is_meant():
     for row in ("DM", "TBSI-DM"):
         config = miniature.config(row, "cpu")
         assert yaml.safe_load(show(config)) == plain(config)
+
+
+def test_the_command_line_shows_it_with_what_was_set():
+    arguments = ["train", "--config", str(CONFIGS / "dm.yaml"), "--show", "--profile", "cpu"]
+    told = CliRunner().invoke(app, arguments).output
+    assert yaml.safe_load(told) == plain(miniature.config("DM", "cpu"))
+    arguments += ["--set", "plans.2.lam=3", "--set", "data.source=roadscene-motion"]
+    told = yaml.safe_load(CliRunner().invoke(app, arguments).output)
+    assert (told["plans"]["2"]["lam"], told["data"]["source"]) == (3.0, "roadscene-motion")
+    assert told["plans"]["2"]["rate"] == 0.002  # the choice
+    bad = CliRunner().invoke(app, ["train", "--profile", "smoke"])
+    assert "nothing to train: name a row" in str(bad.exception)
 
 
 def test_the_videos_are_part_of_the_key_of_boxes(video):
