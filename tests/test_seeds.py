@@ -251,6 +251,18 @@ def test_every_stored_seed_is_of_the_one_test_set(table, least):
     assert scored.query("subset == 'ALL'").groupby(["seed", "row"]).size().eq(150).all()
 
 
+def test_what_notebook_00_says_of_the_codes_is_true_of_this_code():
+    """After a change of code that training, tracking or scoring imports: `make notebooks
+    NOTEBOOKS=00_map`; and where the change was shown to move no number, a record in
+    same_weights.json.
+    """
+    notebook = nbformat.read(files.ROOT / "notebooks" / "00_map.ipynb", as_version=4)
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    printed = "".join(out.get("text", "") for out in outputs)
+    for table in TABLES:
+        assert f"Table {table} in miniature: {stored.standing(table)}." in printed
+
+
 @pytest.mark.parametrize("table", STORED)
 def test_nothing_was_chosen_on_test(table):
     log = pd.read_csv(STORED[table] / "cpu-choices.csv")
