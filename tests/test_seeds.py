@@ -202,7 +202,7 @@ def test_nothing_stored_is_said(tmp_path):
         stored.read_folder(tmp_path)
 
 
-THREE = {"2": ("RGB", "Base", "CGAN"), "6": ("OSTrack", "TBSI-DM")}
+THREE = {"2": ("RGB", "Base", "CGAN"), "6": ("OSTrack", "ViPT-HEAD")}
 
 
 @pytest.mark.parametrize("table", TABLES)
