@@ -451,9 +451,8 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def test_start(runs, capsys):
     run = gmmt.notebook.start("01_x", profile="smoke", seed=3)
-    assert (
-        capsys.readouterr().out == "01_x · profile smoke · seed 3 · $GMMT_RUNS/smoke/seed3/01_x\n"
-    )
+    told = "01_x · profile smoke · seed 3 · $GMMT_RUNS/smoke/seed3/01_x\n"
+    assert capsys.readouterr().out == told
     assert run.folder == runs / "smoke" / "seed3" / "01_x"
     assert run.folder.is_dir()
     assert str(runs) not in repr(run)
