@@ -25,9 +25,11 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads():
-    """Two threads for torch, where a test has imported it: several workers share the cores."""
+    """This worker's share of the cores for torch, where a test has imported it: what make test
+    says in OMP_NUM_THREADS, else two.
+    """
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(2)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 2))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -145,16 +145,19 @@ def test_a_step_is_that_of_the_formula(optimizer, clip, pairs, tmp_path):
     length = torch.cat([g.flatten() for g in gradients]).norm()
     assert length > 0.05
     rate, after = 0.3 * 0.5, tracker.state_dict()  # the first rate of the warm-up
+    compared = []
     for (name, p), g in zip(named, gradients, strict=True):
         g = g * min(1.0, clip / length.item())
         if optimizer == "sgd":
             expected = p - rate * (g + 0.1 * p)
         else:
             expected = p * (1 - rate * 0.1) - rate * g / (g.abs() + 1e-8)
-        settled = g.abs() > 1e-7  # AdamW's sign of a gradient that is nearly 0 is luck
+        # AdamW's step for a gradient that is nearly 0 depends on its last digits.
+        settled = g.abs() > (1e-6 if optimizer == "adamw" else 0)
+        compared += [settled.flatten().float()]
         close = {"rtol": 1e-3, "atol": 2e-4}
         torch.testing.assert_close(after[name][settled], expected[settled].detach(), **close)
-    assert not torch.equal(after["head.stage2.cls.head.0.weight"], dict(named)[name])
+    assert torch.cat(compared).mean() > 0.9
 
 
 def test_lambda_lives_in_the_plan(pairs):
@@ -438,38 +441,43 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_weights(tmp_path):
     assert all(calm[name] == killed[name] for name in calm)
 
 
+def fitted(variant, precision, steps, path):
+    """A tiny tracker, trained in this process or in those that torchrun started, and its curve."""
+    options = {"track_t": "random"} if variant == "DM" else {}
+    tracker = tiny_tracker(variant, **options)
+    stage = Stage(tracker, "2", Plan(steps, batch=8, rate=2e-3))
+    return tracker, fit(stage, tiny_pairs(), path, **PLAIN, precision=precision)
+
+
 SHARED = """
-import json, sys, torch
+import sys, torch
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 torch.set_num_threads(1)
-from gmmt import compute
 from test_training import *
-variant, precision, steps, path = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-options = {{"track_t": "random"}} if variant == "DM" else {{}}
-stage = Stage(tiny_tracker(variant, **options), "2", Plan(steps, batch=8, rate=2e-3))
-accelerator = compute.accelerator(len(stage.turns) > 1)
-fit(stage, tiny_pairs(), path, **PLAIN, precision=precision, accelerator=accelerator)
-if accelerator.is_main_process:
-    torch.save(stage.tracker.state_dict(), path.with_suffix(".pt"))
+path = Path(sys.argv[4])
+tracker, _ = fitted(sys.argv[1], sys.argv[2], int(sys.argv[3]), path)
+if os.environ["RANK"] == "0":
+    torch.save(tracker.state_dict(), path.with_suffix(".pt"))
 """
 
 
-def on_processes(n, folder, *arguments):
-    """Runs SHARED on n processes; returns the curve and the tracker's state."""
-    script, path = folder / "run.py", folder / f"{n}.safetensors"
+def on_two_processes(folder, variant, precision, steps):
+    """Runs `fitted` on two processes; returns the curve and the tracker's state."""
+    script, path = folder / "run.py", folder / "two.safetensors"
     script.write_text(SHARED.format(root=str(ROOT)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={n}", str(script), *map(str, arguments), str(path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(script), variant, precision, str(steps), str(path)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
-    return checkpoint.read_curve(path, arguments[2]), torch.load(path.with_suffix(".pt"))
+    return checkpoint.read_curve(path, steps), torch.load(path.with_suffix(".pt"))
 
 
 @pytest.mark.parametrize("variant", ["DM", "CGAN"])
 def test_two_processes_meet_the_losses_of_one(variant, tmp_path):
     """D's loss, too: its batch norm is that of all processes."""
-    (one, _), (two, _) = (on_processes(n, tmp_path, variant, "fp32", 8) for n in (1, 2))
+    _, one = fitted(variant, "fp32", 8, tmp_path / "one.safetensors")
+    two, _ = on_two_processes(tmp_path, variant, "fp32", 8)
     assert one.keys() == two.keys()
     assert ("D" in one) == (variant == "CGAN")
     for name in one:
@@ -478,8 +486,8 @@ def test_two_processes_meet_the_losses_of_one(variant, tmp_path):
 
 
 def test_bf16_trains_on_two_processes(tmp_path):
-    exact, _ = on_processes(1, tmp_path, "CGAN", "fp32", 4)
-    rough, weights = on_processes(2, tmp_path, "CGAN", "bf16", 4)
+    _, exact = fitted("CGAN", "fp32", 4, tmp_path / "one.safetensors")
+    rough, weights = on_two_processes(tmp_path, "CGAN", "bf16", 4)
     for name in exact:
         np.testing.assert_allclose(exact[name], rough[name], rtol=0.1, atol=0.05, err_msg=name)
     assert exact["loss"] != rough["loss"]
