@@ -10,6 +10,7 @@ SEED ?= 0
 JOBS ?= 2
 PARAMS ?=
 NOTEBOOKS ?=
+ARGS ?=
 TABLE ?= 2
 
 # The stamps carry the checkout's place: a virtual environment that was moved or copied with its checkout is set up anew.
@@ -33,7 +34,7 @@ help:
 	@echo 'make choices [TABLE=2]  the miniature: try every row of Table 2 with each plan of its grid on validation (hours); 6: on ViTs'
 	@echo 'make table [TABLE=2] SEED=0,1  the miniature: train and test all its rows, an hour of one core each; into notebooks/results/'
 	@echo 'make test       run the tests, then every notebook against its stored results'
-	@echo 'make lab        open the notebooks in JupyterLab'
+	@echo 'make lab [ARGS="--port 9000"]  open the notebooks in JupyterLab'
 	@echo 'make notebooks [NOTEBOOKS="01_noise_schedule"]'
 	@echo '        execute the notebooks in place from their text form, notebooks/src'
 	@echo 'make book       make a web site of the notebooks: docs/_build/html/index.html'
@@ -68,9 +69,13 @@ test: $(READY)
 
 # The setting lies in .venv: no setting of the user's own is touched.
 lab: $(READY)
+	@set -- "$$(id -u)" $(ARGS); case "$$*" in \
+		0*allow?root*) ;; \
+		0 | 0' '*) echo 'You are root, and JupyterLab runs as root only if it is told so: make lab ARGS=--allow-root'; exit 1;; \
+	esac
 	@mkdir -p .venv/etc/jupyter/labconfig
 	@$(PY) -m jupytext_config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
-	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 notebooks: $(READY)
 	@$(PY) -m workflow refresh --jobs='$(JOBS)' $(NOTEBOOKS)

@@ -36,7 +36,7 @@ def _few_threads():
 def _own_settings():
     """No test depends on the settings of the shell that it is run from."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("GMMT_PROFILE", "GMMT_RUNS", "GMMT_THREADS"):
+        for name in ("GMMT_BATCH", "GMMT_PROFILE", "GMMT_RUNS", "GMMT_THREADS"):
             patch.delenv(name, raising=False)
         yield
 

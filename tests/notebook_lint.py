@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from markdown_it import MarkdownIt
 from nbformat.v4 import new_output
 
 MAX_CELLS, MAX_CODE_LINES, MAX_WIDTH, MAX_SETUP_LINES, MAX_WORDS, MAX_KB, FIGURE_WITHIN = (
@@ -31,6 +32,9 @@ RUN_TIME = re.compile(r"\d\s*(?:s|sec|seconds?|min|minutes?|h|hours?)\b")
 MARKDOWN_IMAGE = re.compile(r"!\[(?P<alt>[^\]]*)\]\([^)]*\)|(?P<html><img\b[^>]*>)")
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w.~$}*-])/(?:home|work|root|tmp|Users)\b[\w./-]*|\bC:\\[\w\\.-]*"
+)
+FORMULA_OR_CODE = re.compile(
+    r"\\\$|(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|\$\$[^$]+\$\$|\$[^$]+\$", re.DOTALL
 )
 MATH = re.compile(r"\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}|\$[^$\n]+\$", re.DOTALL)
 
@@ -134,6 +138,25 @@ def shows_figure(cell) -> bool:
     return any(mime.startswith("image/") for mime in mime_types(cell))
 
 
+def parameter_names(nb) -> list[str]:
+    """Returns the names in a notebook's parameters cell, profile and seed at least."""
+    names = {"profile": None, "seed": None}
+    for cell in nb.cells:
+        if "parameters" in tags(cell):
+            names |= dict.fromkeys(re.findall(r"^(\w+) *:", cell.source, flags=re.MULTILINE))
+    return list(names)
+
+
+def start_call(source: str) -> ast.Call | None:
+    """Returns the call of gmmt.notebook.start in a cell's source, or None."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        return None
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    return next((c for c in calls if re.search(r"(^|\.)start$", ast.unparse(c.func))), None)
+
+
 # -- The rules: each yields (the cell's index or None, message) ------------------------------------
 
 
@@ -235,19 +258,23 @@ def rule_parameters(nb, name):
 
 def rule_setup(nb, name):
     cell = nb.cells[3] if len(nb.cells) > 3 else None
-    call = re.compile(r"\bstart\(\s*[\"']" + re.escape(name) + r"[\"']")
-    if cell is None or cell.cell_type != "code" or not call.search(cell.source):
+    call = start_call(cell.source) if cell is not None and cell.cell_type == "code" else None
+    if call is None or [ast.unparse(argument) for argument in call.args] != [repr(name)]:
         yield (
             (3 if cell else None),
-            f'cell 4 must call gmmt.notebook.start("{name}", profile=profile, seed=seed).',
+            f'cell 4 must call gmmt.notebook.start("{name}", profile=profile, seed=seed, ...).',
         )
         return
-    for argument in ("profile=profile", "seed=seed"):
-        if argument not in cell.source.replace(" ", ""):
-            yield (
-                3,
-                f"the call of start() must hand on {argument}, or the batch runs cannot choose it.",
-            )
+    handed_on = [ast.unparse(keyword) for keyword in call.keywords]
+    wanted = [f"{parameter}={parameter}" for parameter in parameter_names(nb)]
+    for argument in sorted({*wanted} - {*handed_on}):
+        yield (
+            3,
+            f"the call of start() must hand on {argument}: a result's provenance holds every "
+            "parameter of the notebook.",
+        )
+    for argument in sorted({*handed_on} - {*wanted}):
+        yield 3, f"the call of start() hands on {argument}, which is no parameter."
     if line_count(cell.source) > MAX_SETUP_LINES:
         yield (
             3,
@@ -393,6 +420,19 @@ def rule_lengths(nb, name):
             )
 
 
+def rule_formulas(nb, name):
+    parser = MarkdownIt("commonmark").enable("table")
+    for index, cell in enumerate(nb.cells):
+        for block in parser.parse(cell.source) if cell.cell_type == "markdown" else ():
+            if block.type == "inline" and "$" in FORMULA_OR_CODE.sub(" ", block.content):
+                yield (
+                    index,
+                    f"a formula that is not closed in its paragraph, list item or table cell: "
+                    f"{block.content!r}. Does a line of it begin as a list, a heading or a rule "
+                    "does (`- c`)? Wrap it elsewhere; a dollar that opens no formula is \\$.",
+                )
+
+
 def rule_figures(nb, name):
     if not any(shows_figure(cell) for cell in nb.cells[:FIGURE_WITHIN]):
         yield (
@@ -508,7 +548,7 @@ steps: int = 5
 # %%
 import gmmt.notebook
 
-run = gmmt.notebook.start("NAME", profile=profile, seed=seed)
+run = gmmt.notebook.start("NAME", profile=profile, seed=seed, steps=steps)
 
 # %% [markdown]
 # The constant nearest to all values in the square is their mean.
@@ -555,16 +595,14 @@ assert answer in (2.0, 3.0), "any value between the two middle ones"
 
 def example(name: str = "90_example"):
     """Returns a small notebook that keeps every rule, with the outputs that it has when executed
-    (seed 0, profile smoke).
+    (seed 0, profile cpu).
     """
     nb = jupytext.reads(EXAMPLE.replace("NAME", name), fmt="py:percent")
     nb.metadata.pop("jupytext", None)
     pixel = "".join(re.findall(r'dot \+?= "([^"]+)"', EXAMPLE))
-    where = f"runs/smoke/seed0/{name}"
+    line = f"{name} · profile cpu · seed 0 · runs/by-hand/cpu/seed0/{name}\n"
     stored = {
-        "gmmt.notebook.start(": new_output(
-            "stream", name="stdout", text=f"{name} · profile smoke · seed 0 · {where}\n"
-        ),
+        "gmmt.notebook.start(": new_output("stream", name="stdout", text=line),
         "b64decode(": new_output(
             "display_data",
             data={"image/png": pixel, "text/plain": "<IPython.core.display.Image object>"},

@@ -1,6 +1,4 @@
-"""Batch runs: what is refused, what runs, what is kept, what is not run again; and what a
-notebook's set-up cell gets.
-"""
+"""Batch runs: what is refused, what runs, what is kept, what is not run again."""
 
 import json
 import os
@@ -12,26 +10,35 @@ import sys
 import time
 from pathlib import Path
 
+import jupytext
 import nbformat
 import notebook_lint as lint
 import psutil
 import pytest
 
-import gmmt.notebook
-from gmmt.config_file import resolve_profile
-from gmmt.errors import SettingError
+from gmmt.results import RAW
 from gmmt.study.tables import ALL_ROWS
-from workflow import jobs
+from workflow import jobs, progress
 from workflow.__main__ import main
 from workflow.progress import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def in_example(old: str, new: str):
-    """Returns an edit of the example notebook's text."""
-    assert old in lint.EXAMPLE
-    return lambda text: text.replace(old, new)
+def in_example(*changes: tuple[str, str]):
+    """Returns an edit of the example notebook's text: what is replaced, and by what."""
+    assert all(old in lint.EXAMPLE for old, _ in changes)
+
+    def edit(text: str) -> str:
+        for old, new in changes:
+            text = text.replace(old, new)
+        return text
+
+    return edit
+
+
+PLACE = "it's a test/ünï code/gmmt"
+"""A folder that must be quoted wherever a shell reads it: in a cloud's drive there are such."""
 
 
 @pytest.fixture
@@ -39,18 +46,21 @@ def project(tmp_path, monkeypatch) -> Path:
     """A project of two small notebooks, with a copy of the package and no data to fetch; it is the
     current folder.
     """
+    tmp_path = tmp_path / PLACE
     for folder in ("gmmt", "workflow", "configs"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     lint.write_example(tmp_path, "01_first")
-    lint.write_example(tmp_path, "02_second", edit=in_example("steps: int = 5", "lam: float = 0.5"))
+    other = in_example(("steps: int = 5", "T: float = 0.5"), ("steps=steps", "T=T"))
+    lint.write_example(tmp_path, "02_second", edit=other)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(
         "PYTHONPATH", str(tmp_path)
     )  # for this project's own gmmt, in the batch and in its kernels
-    monkeypatch.delenv("GMMT_MIRROR", raising=False)
+    for name in ("GMMT_MIRROR", "GMMT_BATCH"):
+        monkeypatch.delenv(name, raising=False)
     # Someone has registered another Python as the kernel python3; it must not be used.
     kernel = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
@@ -106,7 +116,7 @@ def reproduce(*arguments: str) -> tuple[int, str, dict[str, str]]:
         (["--seeds", "0,,1"], "A seed is a whole number"),
         (
             ["--params", "stepz=3"],
-            "No notebook has a parameter 'stepz'. There are: lam, steps. Did you mean steps?",
+            "No notebook has a parameter 'stepz'. There are: T, steps. Did you mean steps?",
         ),
         (["--params", "steps"], "not 'steps'"),
         (["--params", "seed=3"], "PROFILE and SEED stand alone"),
@@ -173,7 +183,7 @@ def finished(tmp_path_factory) -> Path:
     status = folder / "runs/cpu/seed0/status"
     status.mkdir(parents=True)
     for name in [p.stem for p in (folder / "notebooks/src").glob("[0-9]*.py")]:
-        (status / f"{name}.json").write_text('{"files": []}')
+        (status / f"{name}.json").write_text('{"files": {}}')
     for row in ALL_ROWS:
         (status / f"train-{row}.json").write_text("{}")
     would_run(folder)  # writes down which archives there are
@@ -276,8 +286,8 @@ def test_a_changed_parameter_concerns_only_those_that_know_it(project):
     first, second = jobs.plan({"profile": "smoke", "steps": 7})
     assert (first.folder, first.overrides) == ("runs/steps=7/smoke/seed0", {"steps": 7})
     assert (second.folder, second.overrides) == ("runs/smoke/seed0", {})
-    assert jobs.plan({"profile": "smoke", "lam": 1})[1].overrides == {
-        "lam": 1
+    assert jobs.plan({"profile": "smoke", "T": 1})[1].overrides == {
+        "T": 1
     }  # a whole number will do for a float
 
 
@@ -293,7 +303,9 @@ def test_data_state_changes_only_with_the_data(project, monkeypatch):
 
 @pytest.mark.slow
 def test_batch(project):
-    lint.write_example(project, "03_broken", edit=in_example("mean = sum(x)", "mean = missing(x)"))
+    lint.write_example(
+        project, "03_broken", edit=in_example(("mean = sum(x)", "mean = missing(x)"))
+    )
     folder = project / "runs" / "smoke" / "seed0"
 
     # A failing notebook: the others run, it is kept with its error, all is told, and the exit
@@ -349,41 +361,144 @@ def test_batch(project):
     # of what knows it.
     with open(project / "gmmt" / "errors.py", "a", encoding="utf-8") as file:
         file.write("# A change.\n")
-    status, output, table = reproduce("--params", "lam=2", "--jobs", "3")
+    status, output, table = reproduce("--params", "T=2", "--jobs", "3")
     assert (status, set(table.values())) == (0, {"ok"}), output
-    assert (
-        "lam = 2"
-        in (project / "runs" / "lam=2" / "smoke" / "seed0" / "02_second.ipynb").read_text()
-    )
-    assert not (project / "runs" / "lam=2" / "smoke" / "seed0" / "01_first.ipynb").exists()
+    assert "T = 2" in (project / "runs" / "T=2" / "smoke" / "seed0" / "02_second.ipynb").read_text()
+    assert not (project / "runs" / "T=2" / "smoke" / "seed0" / "01_first.ipynb").exists()
+
+
+SAVES = (
+    "run.headline(",
+    """import pandas
+run.save(pandas.DataFrame({"mean": [mean]}), "mean.csv", source="the example")
+run.headline(""",
+)
+"""The example, with a table that it saves."""
+
+
+def by_hand(project: Path, notebook: str, *arguments: str, **environment: str) -> None:
+    """Runs a stored notebook as a person does, with papermill alone."""
+    out = project / "by_hand.ipynb"
+    command = [sys.executable, "-m", "papermill", notebook, str(out), *arguments]
+    env = {name: value for name, value in os.environ.items() if name != "JUPYTER_PATH"}
+    done = subprocess.run(command, env=env | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_a_killed_batch_leaves_nothing_in_the_way(project):
-    lint.write_example(
-        project,
-        "01_first",
-        edit=in_example("mean = sum(x)", "import time; time.sleep(5)\nmean = sum(x)"),
-    )
+def test_a_run_by_hand_lies_beside_the_batchs(project):
+    ipynb, source = lint.write_example(project, "01_first", edit=in_example(SAVES))
+    nbformat.write(jupytext.read(source), ipynb)
+    assert reproduce()[0] == 0
+    folder = project / "runs" / "smoke" / "seed0"
+    batchs = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    provenance = json.loads((folder / "01_first" / "mean.provenance.json").read_text())
+    assert provenance["parameters"] == {"steps": 5}
+
+    by_hand(project, str(ipynb), "-p", "steps", "7", GMMT_PROFILE="smoke")
+    beside = project / "runs" / "by-hand" / "smoke" / "seed0" / "01_first"
+    provenance = json.loads((beside / "mean.provenance.json").read_text())
+    assert provenance["parameters"] == {"steps": 7}
+    runs = str(project / "runs")  # who sets it does not make the run the batch's
+    by_hand(project, str(ipynb), "-p", "profile", "cpu", "-p", "seed", "3", GMMT_RUNS=runs)
+    assert (project / "runs" / "by-hand" / "cpu" / "seed3" / "01_first" / "mean.csv").is_file()
+
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == batchs
+    status, output, table = reproduce()
+    assert (status, set(table.values())) == (0, {"up to date"}), output
+
+    # What a person changed of the batch's own is made anew, and nothing else.
+    (folder / "01_first" / "mean.csv").write_text("mean\n9.0\n")
+    status, output, table = reproduce()
+    assert (status, table) == (0, {"01_first": "ok", "02_second": "up to date"}), output
+    assert (folder / "01_first" / "mean.csv").read_text() == "mean\n3.0\n"
+
+
+@pytest.mark.parametrize(
+    "record", [None, "{", "[]", "{}", '{"files": ["01_first.ipynb"]}', '{"files": {"gone": "0"}}']
+)
+def test_a_record_without_its_files_is_dropped(project, record):
+    (job, _) = jobs.plan({"profile": "smoke"})
+    if record is not None:
+        job.status.parent.mkdir(parents=True)
+        job.status.write_text(record, encoding="utf-8")
+    jobs.prepare([job])
+    assert not job.status.exists()
+
+
+@pytest.mark.slow
+def test_runs_and_python_may_lie_anywhere(project, monkeypatch):
+    """In a folder of a drive, named from the home folder; Python's name has a blank as well."""
+    (project / "my venv").symlink_to(sys.prefix)
+    python = project / "my venv" / Path(sys.executable).relative_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("HOME", str(project))
+    monkeypatch.setenv("GMMT_RUNS", "~/My Drive/gmmt's runs")
+    status, output, table = reproduce("--params", "T=2")
+    assert (status, set(table.values())) == (0, {"ok"}), output
+    runs = project / "My Drive" / "gmmt's runs"
+    for folder, name in ((runs, "01_first"), (runs / "T=2", "02_second")):
+        executed = nbformat.read(folder / "smoke" / "seed0" / f"{name}.ipynb", as_version=4)
+        told = "".join(
+            out.text for cell in executed.cells for out in cell.get("outputs", []) if "text" in out
+        )
+        where = "/".join(["My Drive/gmmt's runs", *folder.relative_to(runs).parts])
+        assert f"{name} · profile smoke · seed 0 · {where}/smoke/seed0/{name}\n" in told
+    assert not (project / "runs").exists()
+
+
+def test_whatever_may_hold_a_path_is_quoted():
+    """In the commands of the Snakefile; what needs no quotes is named here."""
+    text = (ROOT / "workflow" / "Snakefile").read_text(encoding="utf-8")
+    commands = re.findall(r"shell:\n((?: +(?:#|\"|f\").*\n)+)", text)
+    assert len(commands) == text.count("shell:") == 6
+    plain = {"threads", "params.profile", "params.seed", "params.table", "wildcards.seed"}
+    plain |= {"wildcards.row", "wildcards.index", "params.arguments"}  # the last by shlex.join
+    assert set(re.findall(r"{([\w.]+)}", "".join(commands))) == plain
+
+
+def started(project: Path, interrupts: signal.Handlers) -> subprocess.Popen:
+    """Returns a batch of one notebook that takes five seconds, in a process group of its own."""
+    slow = in_example(("mean = sum(x)", "import time; time.sleep(5)\nmean = sum(x)"))
+    lint.write_example(project, "01_first", edit=slow)
     (project / "notebooks" / "src" / "02_second.py").unlink()
-    killed = subprocess.Popen(
-        command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert "start  01_first" in killed.stdout.readline()
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, interrupts)
+    batch = subprocess.Popen(command(), start_new_session=True, **options)
+    assert "start  01_first" in batch.stdout.readline()
     time.sleep(1.5)  # its kernel is at work now
-    below = psutil.Process(killed.pid).children(recursive=True)
+    return batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "interrupted", "Ctrl-C"])
+def test_a_stopped_batch_leaves_nothing_in_the_way(project, how):
+    """`kill -9` and `kill -INT` reach the batch alone, Ctrl-C its jobs as well."""
+    batch = started(project, signal.SIG_DFL)
+    below = psutil.Process(batch.pid).children(recursive=True)
     assert len(below) >= 2  # the job and its kernel
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    if how == "Ctrl-C":
+        os.killpg(batch.pid, signal.SIGINT)
+    else:
+        batch.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
     assert psutil.wait_procs(below, timeout=10)[1] == []  # no orphan goes on writing
+    output = batch.communicate(timeout=10)[0]
+    if how != "killed":
+        assert batch.returncode == 130
+        told = "Interrupted. What has ended is kept: run the same command to go on."
+        assert output.strip() == told
     status, output, table = reproduce()
     assert (status, table) == (0, {"01_first": "ok"}), output
-    assert (
-        nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4).metadata.papermill[
-            "exception"
-        ]
-        is None
-    )
+    executed = nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4)
+    assert executed.metadata.papermill["exception"] is None
+
+
+@pytest.mark.slow
+def test_in_the_background_of_a_script_ctrl_c_is_meant_for_others(project):
+    batch = started(project, signal.SIG_IGN)
+    os.killpg(batch.pid, signal.SIGINT)
+    output = batch.communicate(timeout=60)[0]
+    assert batch.returncode == 0, output
 
 
 @pytest.mark.slow
@@ -391,7 +506,7 @@ def test_a_dead_kernel_is_told(project):
     lint.write_example(
         project,
         "01_first",
-        edit=in_example("mean = sum(x)", "import os; os._exit(9)\nmean = sum(x)"),
+        edit=in_example(("mean = sum(x)", "import os; os._exit(9)\nmean = sum(x)")),
     )
     (project / "notebooks" / "src" / "02_second.py").unlink()
     status, output, table = reproduce()
@@ -400,6 +515,21 @@ def test_a_dead_kernel_is_told(project):
         "This run broke off"
         in nbformat.read("runs/smoke/seed0/01_first.ipynb", as_version=4).cells[0].source
     )
+
+
+def test_raw_results_that_could_not_be_had_are_named(no_downloads, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    jobs.refresh_data_state()
+    progress.summary([])
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in lines if line.startswith("Raw results that could not be had")]
+    for archive in (*RAW, "gmmt_rgbd1k"):
+        assert archive in told
+    assert "roadscene" not in told  # large, and never fetched unasked
+    state = json.loads(Path("runs/data.json").read_text())
+    Path("runs/data.json").write_text(json.dumps(dict.fromkeys(state, True)))
+    progress.summary([])
+    assert "could not be had" not in capsys.readouterr().out
 
 
 # -- Notebooks in place ----------------------------------------------------------------------------
@@ -437,118 +567,6 @@ def test_refresh(project, capsys):
     )  # somebody edited the ipynb: not thrown away unasked
     assert main(["refresh", "02_secnod"]) == 2
     assert "Did you mean 02_second?" in capsys.readouterr().err
-
-
-# -- What a notebook's set-up cell gets ------------------------------------------------------------
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch) -> Path:
-    """The folder of all runs."""
-    monkeypatch.setenv("GMMT_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
-def test_start(runs, capsys):
-    run = gmmt.notebook.start("01_x", profile="smoke", seed=3)
-    told = "01_x · profile smoke · seed 3 · $GMMT_RUNS/smoke/seed3/01_x\n"
-    assert capsys.readouterr().out == told
-    assert run.folder == runs / "smoke" / "seed3" / "01_x"
-    assert run.folder.is_dir()
-    assert str(runs) not in repr(run)
-
-
-def test_start_names_no_path_of_this_machine(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gmmt.notebook.files, "ROOT", tmp_path)
-    gmmt.notebook.start("01_x", profile="smoke")
-    assert capsys.readouterr().out.endswith(" · runs/smoke/seed0/01_x\n")
-    monkeypatch.setattr(gmmt.notebook.files, "ROOT", None)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    gmmt.notebook.start("01_x", profile="smoke")
-    assert capsys.readouterr().out.endswith(" · runs/smoke/seed0/01_x\n")
-    assert (tmp_path / "elsewhere" / "runs" / "smoke" / "seed0" / "01_x").is_dir()
-
-
-def test_generators_are_seeded(runs):
-    torch = pytest.importorskip("torch")
-    run = gmmt.notebook.start("01_x", profile="smoke", seed=5)
-    assert torch.equal(
-        torch.rand(3, generator=run.generator()), torch.rand(3, generator=run.generator())
-    )
-    assert torch.initial_seed() == 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"profile": "smokey"}, "Did you mean smoke?"),
-        ({"profile": "smoke", "seed": -1}, "whole number, 0 or more"),
-        ({"profile": "smoke", "seed": True}, "whole number, 0 or more"),
-        ({"profile": "smoke", "seed": "0"}, "whole number, 0 or more"),
-        ({"name": "../x", "profile": "smoke"}, "without the ending"),
-    ],
-)
-def test_start_refuses(runs, arguments, message):
-    with pytest.raises(SettingError, match=message.replace("?", r"\?")):
-        gmmt.notebook.start(**{"name": "01_x", **arguments})
-    assert not runs.exists()
-
-
-def test_profile_from_the_environment(monkeypatch):
-    monkeypatch.setenv("GMMT_PROFILE", "paper")
-    assert resolve_profile("auto") == "paper"
-    assert resolve_profile("cpu") == "cpu"
-    monkeypatch.setenv("GMMT_PROFILE", "papr")
-    with pytest.raises(
-        SettingError, match=r"environment variable GMMT_PROFILE.*Did you mean paper"
-    ):
-        resolve_profile("auto")
-
-
-@pytest.mark.parametrize(
-    ("profile", "short", "full"), [("smoke", 1, 1), ("cpu", 2, 2), ("gpu", 2, 3), ("paper", 2, 4)]
-)
-def test_pick(runs, profile, short, full):
-    run = gmmt.notebook.start("01_x", profile=profile)
-    assert run.pick(smoke=1, cpu=2) == short
-    assert run.pick(smoke=1, cpu=2, gpu=3, paper=4) == full
-    with pytest.raises(TypeError, match="tpu"):
-        run.pick(smoke=1, cpu=2, tpu=3)
-
-
-def test_save(runs):
-    pandas = pytest.importorskip("pandas")
-    run = gmmt.notebook.start("01_x", profile="smoke")
-    table = pandas.DataFrame({"steps": [1, 2], "mse": [0.5, 0.1]})
-    assert (
-        run.save(table, "steps.csv", source="ours in miniature")
-        == "$GMMT_RUNS/smoke/seed0/01_x/steps.csv"
-    )
-    pandas.testing.assert_frame_equal(pandas.read_csv(run.folder / "steps.csv"), table)
-    provenance = json.loads((run.folder / "steps.provenance.json").read_text(encoding="utf-8"))
-    assert (
-        provenance["source"],
-        provenance["profile"],
-        provenance["seed"],
-        provenance["rows"],
-    ) == ("ours in miniature", "smoke", 0, 2)
-    assert {"gmmt", "python", "numpy"} <= set(provenance["versions"])
-    with pytest.raises(SettingError, match="reset_index"):
-        run.save(table.set_index("steps"), "other.csv", source="ours")
-    for name in ("steps", "a/b.csv", "../steps.csv"):
-        with pytest.raises(SettingError, match="plain file name"):
-            run.save(table, name, source="ours")
-
-
-def test_headline(runs):
-    run = gmmt.notebook.start("01_x", profile="smoke")
-    run.headline("SR 64.7")
-    assert (run.folder / "headline.txt").read_text(encoding="utf-8") == "SR 64.7\n"
-    with pytest.raises(SettingError, match="one line"):
-        run.headline("two\nlines")
-    gmmt.notebook.start("01_x", profile="smoke")
-    assert not (run.folder / "headline.txt").exists()  # an earlier run's is not this one's
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,31 @@ def test_import_is_light(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "", f"import {module} imports {done.stdout.strip()}"
+
+
+@pytest.mark.parametrize(
+    ("user", "arguments", "runs"),
+    [
+        ("0", "", False),
+        ("0", "--port 9000", False),
+        ("0", "--port 9000 --allow-root", True),
+        ("1000", "--port 9000", True),
+        ("1000", "", True),
+    ],
+)
+def test_make_lab(tmp_path, monkeypatch, user, arguments, runs):
+    """As root JupyterLab would refuse at length; the Makefile says in a line what to add."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "bin" / "id").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    makefile = ROOT / "Makefile"
+    command = ["make", "-s", "-f", str(makefile), "lab", "READY=", "PY=echo", f"ARGS={arguments}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == runs
+    if runs:
+        last = f"-m jupyterlab --LabApp.default_url=/lab/tree/notebooks {arguments}"
+        assert done.stdout.splitlines()[-1].strip() == last.strip()
+    else:
+        assert done.stdout.count("\n") == 1
+        assert "make lab ARGS=--allow-root" in done.stdout

@@ -61,7 +61,7 @@ def printed(cell, text):
 
 TITLE = "# Is a mean the least-squares constant?\n"
 PARAMETERS = 'profile: str = "auto"\nseed: int = 0\n'
-START = 'import gmmt.notebook\nrun = gmmt.notebook.start("90_example", '
+START = 'import gmmt.notebook\nrun = gmmt.notebook.start("90_example", steps=steps, '
 
 BROKEN = {
     "title is no question": (
@@ -102,6 +102,18 @@ BROKEN = {
     ),
     "start ignores the seed": (source(3, START + "profile=profile)"), "must hand on seed=seed"),
     "start ignores the profile": (source(3, START + "seed=seed)"), "must hand on profile=profile"),
+    "start is not given a parameter": (
+        source(3, START.replace("steps=steps, ", "") + "profile=profile, seed=seed)"),
+        "must hand on steps=steps",
+    ),
+    "start is given another value": (
+        source(3, START.replace("steps=steps", "steps=7") + "profile=profile, seed=seed)"),
+        "must hand on steps=steps",
+    ),
+    "start is given what is no parameter": (
+        source(3, START + "profile=profile, seed=seed, lam=1)"),
+        "hands on lam=1, which is no parameter",
+    ),
     "set-up is long": (
         source(3, START + "profile=profile, seed=seed)" + "\nimport os" * 7),
         "9 lines, 8 allowed",
@@ -166,6 +178,22 @@ BROKEN = {
     "long code cell": (source(7, "x = 1\n" * 26), "26 lines of code, 25 allowed"),
     "wide code": (source(7, "x = " + "1 + " * 30 + "1"), "a line of 125 characters, 100 allowed"),
     "long markdown cell": (source(12, "word " * 151), "151 words, 150 allowed"),
+    "formula in two list items": (
+        source(12, "For any $c$, $E(Y - c)^2 = Var(Y) + (E Y\n- c)^2$."),
+        "a formula that is not closed in its paragraph, list item or table cell: 'For any",
+    ),
+    "formula in a list item": (source(12, "- a $b\n+ c$"), "a formula that is not closed"),
+    "formula in a numbered list": (source(12, "that is $x =\n1. $"), "a formula that is not"),
+    "formula with a heading": (source(12, "$$a\n# b$$"), "a formula that is not closed"),
+    "formula with a heading below": (source(12, "$$a\n=\nb$$"), "a formula that is not closed"),
+    "formula with a rule": (source(12, "$a\n***\nb$"), "a formula that is not closed"),
+    "formula with a quotation": (source(12, "if $a\n> b$"), "a formula that is not closed"),
+    "formula with an empty line": (source(12, "$$a\n\nb$$"), "a formula that is not closed"),
+    "formula in two table cells": (
+        source(4, "| x | y |\n| --- | --- |\n| $P(a|b)$ | 1 |"),
+        "a formula that is not closed",
+    ),
+    "a lone dollar": (source(12, "It costs 5 $ a year."), "a formula that is not closed"),
     "late figure": (
         lambda nb: nb.cells.insert(5, new_markdown_cell("A word before.")),
         "no figure within the first 6 cells",
@@ -266,6 +294,15 @@ def test_words_count_running_text_only():
         "link](https://example.org/a/b)"
     )
     assert lint.words(text) == 4 + 3 + 2
+
+
+def test_whole_formulas_are_let_be():
+    nb = lint.example()
+    nb.cells[12].source = (
+        "If $E (Y -\nc)^2 = 0$ and\n$$a\n= b$$\n\n- it costs 5 \\$, `$HOME` and ``a`$``\n\n"
+        "```\n$\n```\n\n| a |\n| --- |\n| $P(a \\mid b)$ |"
+    )
+    assert lint.problems(nb, "90_example") == []
 
 
 def test_urls_and_equations_are_no_paths():

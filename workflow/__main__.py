@@ -13,12 +13,16 @@ import re
 import sys
 
 from gmmt.errors import SettingError
+from gmmt.files import write_json
 from gmmt.study.tables import TABLES
 from workflow.jobs import Job, overrides_in, plan
 from workflow.notebooks import refresh_all, run_notebook
-from workflow.processes import cores, stop_with_parent
+from workflow.processes import cores, stop_when_interrupted, stop_with_parent
 from workflow.progress import PROGRESS, summary
 from workflow.steps import STEPS, run_step, stored_folder
+
+CONFIG = PROGRESS.with_name("gmmt-config.json")
+"""What Snakemake is asked to make."""
 
 
 def reproduce(config: dict, at_a_time: int) -> int:
@@ -31,8 +35,10 @@ def reproduce(config: dict, at_a_time: int) -> int:
     # Snakemake's own lock outlives a kill, only_one() does not.
     options = ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy"]
     options += ["--cores", str(threads * at_a_time), "--set-threads", f"notebook={threads}"]
-    options += ["--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())]
     with only_one():
+        # In a file, since on the command line Snakemake refuses names of one letter, in silence.
+        write_json(CONFIG, config)
+        options += ["--configfile", str(CONFIG)]
         code = snakemake([*options, "--quiet", "all"])
         if config["goal"] == "notebooks" and not PROGRESS.exists():
             # Nothing was started: all is up to date, or Snakemake has a say.
@@ -143,9 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":
+    stop_when_interrupted()
     sys.exit(main())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmmt.config_file import resolve_profile
+from gmmt.data import manifest
 from gmmt.errors import GmmtError, SettingError, did_you_mean
 from gmmt.files import data_dir, read_json, write_json
 
@@ -59,7 +60,7 @@ class Job:
 
 def runs_dir() -> Path:
     """Returns the folder of all runs, $GMMT_RUNS or `runs` in the checkout."""
-    return Path(os.environ.get("GMMT_RUNS") or "runs")
+    return Path(os.environ.get("GMMT_RUNS") or "runs").expanduser()
 
 
 def plan(config: dict) -> list[Job]:
@@ -144,20 +145,27 @@ def overrides_in(text: str) -> dict:
 
 def prepare(jobs: list[Job]) -> None:
     """Brings what the graph looks at up to date: which archives there are, and no status of a run
-    whose files were removed.
+    whose files were removed or changed.
     """
     refresh_data_state()
     for job in jobs:
-        record = read_json(job.status)
-        if record and not all(Path(job.folder, file).is_file() for file in record["files"]):
-            job.status.unlink()
+        if not is_untouched(job):
+            job.status.unlink(missing_ok=True)
+
+
+def is_untouched(job: Job) -> bool:
+    """Returns whether a run's files are there, each with the bytes that the batch noted."""
+    try:
+        noted = read_json(job.status)["files"].items()
+        return all(manifest.sha256(Path(job.folder, file)) == digest for file, digest in noted)
+    except (OSError, TypeError, KeyError, AttributeError):
+        return False  # a file, or the record itself, is gone, damaged or of an older form
 
 
 def refresh_data_state() -> None:
     """Fetches what a program may fetch, and writes down what is there: only when that changed, so
     that notebooks rerun just then.
     """
-    from gmmt.data import manifest
 
     def is_there(name: str) -> bool:
         try:

@@ -5,10 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gmmt.data.manifest import sha256
 from gmmt.errors import SettingError, did_you_mean
 from gmmt.files import atomic_write, write_json
+from gmmt.notebook import BATCH, threads_wanted
 from gmmt.provenance import git_commit, now, versions
-from workflow.jobs import SOURCES, Job, notebook_names, refresh_data_state
+from workflow.jobs import SOURCES, Job, notebook_names, refresh_data_state, runs_dir
 from workflow.processes import cores, set_environment
 from workflow.progress import duration, last_line, note_end, tail, total_time
 
@@ -45,7 +47,9 @@ def run_notebook(job: Job, threads: int) -> bool:
     from papermill.exceptions import PapermillExecutionError
 
     print(f"start  {job}", flush=True)
-    set_environment(threads, GMMT_RUNS=str(Path(job.folder).parents[1].absolute()))
+    runs = runs_dir()
+    variant = Path(job.folder).parents[1].relative_to(runs)
+    set_environment(threads, **{"GMMT_RUNS": str(runs.absolute()), BATCH: str(variant)})
     own_folder = Path(job.folder, job.name)
     own_folder.mkdir(parents=True, exist_ok=True)
     job.failed.unlink(missing_ok=True)
@@ -88,10 +92,8 @@ def run_notebook(job: Job, threads: int) -> bool:
         "headline": headline.read_text(encoding="utf-8").strip() if headline.is_file() else ""
     }
     record |= {"commit": git_commit(), "versions": versions()}
-    files = [job.executed, *sorted(own_folder.rglob("*"))]
-    record |= {
-        "files": [path.relative_to(job.folder).as_posix() for path in files if path.is_file()]
-    }
+    files = [path for path in (job.executed, *sorted(own_folder.rglob("*"))) if path.is_file()]
+    record |= {"files": {path.relative_to(job.folder).as_posix(): sha256(path) for path in files}}
     write_json(job.failed if error else job.status, record)
     print(
         f"{note_end(job, ok=not error)} {'FAILED ' * bool(error)}{job}  {duration(seconds)}  "
@@ -186,9 +188,8 @@ def refresh_all(names: list[str], at_a_time: int) -> int:
             raise SettingError(
                 f"There is no notebook {name!r} in {SOURCES}.{did_you_mean(name, every)}"
             )
+    threads = threads_wanted() or max(1, cores() // at_a_time)
     refresh_data_state()
-    set_environment(
-        int(os.environ.get("GMMT_THREADS") or max(1, cores() // at_a_time)), GMMT_PROFILE="cpu"
-    )
+    set_environment(threads, GMMT_PROFILE="cpu")
     with ThreadPoolExecutor(at_a_time) as pool:
         return 0 if all(list(pool.map(refresh, names or every))) else 1

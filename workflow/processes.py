@@ -1,8 +1,15 @@
 """Processes of a batch: their share of the cores, and their end."""
 
+import contextlib
 import os
+import signal
 import threading
 import time
+
+import psutil
+
+INTERRUPTED = 130
+"""The exit status that shells know for Ctrl-C."""
 
 
 def set_environment(threads: int, **variables: str) -> None:
@@ -19,17 +26,43 @@ def set_environment(threads: int, **variables: str) -> None:
 
 
 def stop_with_parent() -> None:
-    """Ends this process when the Snakemake that started it is gone, as its kernel does: no orphan
-    may write into a later run's files.
+    """Ends this process, and with it its kernel, when the Snakemake that started it is gone (no
+    orphan may write into a later run's files), and upon Ctrl-C, without a word.
     """
-    parent = os.getppid()
+    parent, heeds = os.getppid(), _heeds_interrupts()
+    # Held back, and looked for: nbclient would take the signal, and tell of a kernel that died.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def watch():
-        while os.getppid() == parent:
+        while os.getppid() == parent and not (heeds and signal.SIGINT in signal.sigpending()):
             time.sleep(0.2)
-        os._exit(1)
+        _end()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def stop_when_interrupted() -> None:
+    """Ends this process, and all that it started, at once upon Ctrl-C."""
+
+    def stop(*_):
+        os.write(2, b"\nInterrupted. What has ended is kept: run the same command to go on.\n")
+        _end()
+
+    if _heeds_interrupts():
+        signal.signal(signal.SIGINT, stop)
+
+
+def _heeds_interrupts() -> bool:
+    """Returns False in the background of a script (`&`): Ctrl-C is then meant for others."""
+    return signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
+def _end() -> None:
+    """Ends this process and all that it started, at once: a kernel would tell of its parent."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(INTERRUPTED)
 
 
 def cores() -> int:

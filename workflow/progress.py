@@ -6,8 +6,9 @@ import textwrap
 import time
 from pathlib import Path
 
+from gmmt.data import manifest
 from gmmt.files import read_json, write_json
-from workflow.jobs import Job
+from workflow.jobs import Job, runs_dir
 
 PROGRESS = Path(".snakemake/gmmt-progress.jsonl")
 """What this batch has done: a line with the jobs that have to run, then one for each that ended."""
@@ -75,11 +76,24 @@ def summary(jobs: list[Job]) -> None:
     print()
     for name, status, took, text in rows:
         print(f"{name:{widths[0]}}  {status:{widths[1]}}  {took:>{widths[2]}}  {text}".rstrip())
+    if lacking := archives_lacking():
+        notes.append(
+            "Raw results that could not be had (no network, and no mirror with them): "
+            f"{', '.join(lacking)}. Notebooks that show them took what is stored in the project, "
+            "and say so."
+        )
     notes.append(
         "Executed notebooks, and what they wrote: "
         f"{', '.join(sorted({job.folder for job in jobs}))}"
     )
     print("", *notes, sep="\n", flush=True)
+
+
+def archives_lacking() -> list[str]:
+    """Returns the archives of raw results that were not there when this batch began."""
+    state = read_json(runs_dir() / "data.json") or {}
+    lacking = [name for name, is_there in state.items() if not is_there]
+    return [name for name in lacking if manifest.load(name).kind == "results"]
 
 
 def duration(seconds: float) -> str:

@@ -35,7 +35,7 @@ import torch
 from gmmt import notebook, plot
 from gmmt.schedule import Schedule
 
-run = notebook.start("01_noise_schedule", profile=profile, seed=seed)
+run = notebook.start("01_noise_schedule", profile=profile, seed=seed, T=T, steps=steps)
 
 # %% [markdown]
 # ## The idea

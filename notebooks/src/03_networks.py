@@ -33,7 +33,7 @@ import torch
 
 from gmmt import notebook, plot
 
-run = notebook.start("03_networks", profile=profile, seed=seed)
+run = notebook.start("03_networks", profile=profile, seed=seed, draws=draws)
 
 # %% [markdown]
 # ## The idea

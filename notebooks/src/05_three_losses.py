@@ -34,7 +34,7 @@ import torch
 
 from gmmt import notebook, plot
 
-run = notebook.start("05_three_losses", profile=profile, seed=seed)
+run = notebook.start("05_three_losses", profile=profile, seed=seed, steps=steps, lam=lam)
 plt.rcParams["image.cmap"] = "coolwarm"
 
 # %% [markdown]
@@ -117,8 +117,9 @@ plt.show()
 #
 # $$Loss_{RAW} = \lVert\, U(0, 0, f_1, f_2) - fused \,\rVert^2$$
 #
-# Of all functions of $(f_1, f_2)$, the one with the least expected squared error is the conditional mean. (For any number $c$, $E(Y - c)^2 = Var(Y) + (E Y
-# - c)^2$. Sums or means over positions make no difference; the code takes means.) **NOISE** puts $z$ in the place of the zeros and keeps the loss.
+# Of all functions of $(f_1, f_2)$, the one with the least expected squared error is the conditional mean. (For any number $c$,
+# $E(Y - c)^2 = Var(Y) + (E Y - c)^2$. Sums or means over positions make no difference; the code takes means.) **NOISE** puts $z$ in
+# the place of the zeros and keeps the loss.
 
 
 # %% tags=["nbval-check-output"]

@@ -34,7 +34,7 @@ import torch
 
 from gmmt import notebook, plot
 
-run = notebook.start("07_two_stages", profile=profile, seed=seed)
+run = notebook.start("07_two_stages", profile=profile, seed=seed, batches=batches)
 
 # %% [markdown]
 # ## The idea

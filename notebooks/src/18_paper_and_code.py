@@ -34,7 +34,7 @@ import torch
 from gmmt import notebook, plot
 from gmmt.schedule import Schedule, cosine_beta
 
-run = notebook.start("18_paper_and_code", profile=profile, seed=seed)
+run = notebook.start("18_paper_and_code", profile=profile, seed=seed, T=T)
 
 # %% [markdown]
 # ## The idea
