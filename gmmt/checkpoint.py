@@ -3,21 +3,25 @@ stopped.
 
 A checkpoint is one safetensors file with weights, the optimisers' state and the number of steps
 done; the curve of the loss stands beside it, NAME.curve.jsonl, a line a step, to which lines are
-only added.
+only added. Both are known by hashes in the checkpoint: what a disk or a transfer has damaged is
+refused, and never taken for weights.
 """
 
+import contextlib
+import hashlib
 import json
 import os
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gmmt import files
 from gmmt.errors import SettingError
 
 Curve = dict[str, list[float]]  # the value of each term of the loss, step by step
@@ -43,18 +47,12 @@ def save(
                 if value is not None:
                     tensors[f"optimizer/{i}/{j}/{name}"] = torch.as_tensor(value)
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    run = {"done": done, "config": _plain(config), "curve": _hash(_curve_lines(path, done))}
+    run["hash"] = _content_hash(run, tensors)
     # One entry: of several the order in the file would be another one each time.
-    meta = {"run": json.dumps({"done": done, "config": config}, sort_keys=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        save_file(tensors, temporary, meta)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    meta = {"run": json.dumps(run, sort_keys=True)}
+    with files.atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(tensors, meta))
 
 
 def sweep(path: Path) -> None:
@@ -65,26 +63,35 @@ def sweep(path: Path) -> None:
         left_over.unlink(missing_ok=True)
 
 
+def steps_done(path: Path) -> int:
+    """Returns how many steps a checkpoint says it has done, 0 if there is none; SettingError: it is
+    damaged.
+    """
+    if not os.path.isfile(path):
+        return 0
+    with _opened(path) as file:
+        return int(json.loads(file.metadata()["run"])["done"])
+
+
 def load(path: Path, config: Mapping) -> tuple[int, dict[str, Tensor], list[dict]]:
     """Returns (steps done, weights by name, state of each optimiser) of a checkpoint.
 
-    SettingError: it is damaged, or of another configuration.
+    SettingError: it or its curve is damaged, or it is of another configuration.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            run = json.loads(meta["run"])
-            done, theirs = int(run["done"]), run["config"]
-    except (SafetensorError, KeyError, ValueError) as error:
+    with _opened(path) as file:
+        run = json.loads(file.metadata()["run"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if run.pop("hash") != _content_hash(run, tensors):
+            raise ValueError("it does not hold what was written")
+    done = run["done"]
+    if run["config"] != _plain(config):
         raise SettingError(
-            f"{path}: expected a checkpoint of this project, but it is damaged or another file "
-            f"({error!s:.200}); remove it and train again"
-        ) from None
-    if theirs != json.loads(json.dumps(config)):
-        raise SettingError(
-            f"{path}: trained with another configuration ({json.dumps(theirs)[:200]} ...); "
+            f"{path}: trained with another configuration ({json.dumps(run['config'])[:200]} ...); "
             f"remove it, or name another file"
+        )
+    if run["curve"] != _hash(_curve_lines(path, done)):
+        raise SettingError(
+            f"{curve_file(path)}: damaged, it is not the curve of {path.name}; {_both_anew(path)}"
         )
     weights, states = {}, []
     for key, value in tensors.items():
@@ -99,14 +106,54 @@ def load(path: Path, config: Mapping) -> tuple[int, dict[str, Tensor], list[dict
     return done, weights, states
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    """Yields the open file of a checkpoint; any error in the block is one SettingError."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except OSError as error:
+        raise SettingError(
+            f"{path}: cannot be read ({error.strerror or error}); delete it, and it is made anew"
+        ) from None
+    except Exception as error:  # a file can be damaged in every way
+        raise SettingError(
+            f"{path}: expected a checkpoint of this project, but it is damaged or another file "
+            f"({error!s:.200}); delete it, and it is made anew"
+        ) from None
+
+
+def _content_hash(run: Mapping, tensors: Mapping[str, Tensor]) -> str:
+    """Returns a hash of all that a checkpoint holds, however the file has it."""
+    parts = [json.dumps(run, sort_keys=True).encode()]
+    for name in sorted(tensors):
+        value = tensors[name]
+        parts.append(f"{name} {value.dtype} {list(value.shape)}".encode())
+        parts.append(value.reshape(-1).view(torch.uint8).numpy())
+    return _hash(parts)
+
+
+def _hash(parts: Iterable) -> str:
+    """Returns the sha256 of bytes."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def _plain(config: Mapping) -> dict:
+    """Returns a configuration as it comes back from a file."""
+    return json.loads(json.dumps(config))
+
+
 # --- the curve ------------------------------------------------------------------------------------
 
 
 def add_to_curve(path: Path, records: Sequence[Mapping[str, float]]) -> None:
-    """Adds lines to the curve of a checkpoint."""
+    """Adds lines to the curve of a checkpoint. SettingError: they cannot be written."""
     curve_file(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(curve_file(path), "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+    with _curve_opened(path, "ab") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records).encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -117,30 +164,60 @@ def read_curve(path: Path, done: int) -> Curve:
     SettingError: it has fewer, or is damaged.
     """
     curve: Curve = {}
-    file = curve_file(path)
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()[:done] if done else []
-        for line in lines:
+    for number, line in enumerate(_curve_lines(path, done), start=1):
+        try:
             for name, value in json.loads(line).items():
                 curve.setdefault(name, []).append(value)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{file}: {error}; remove {path} and train again") from None
+        except (ValueError, AttributeError) as error:
+            raise SettingError(
+                f"{curve_file(path)}, line {number}: damaged ({error}); {_both_anew(path)}"
+            ) from None
+    return curve
+
+
+def _curve_lines(path: Path, done: int) -> list[bytes]:
+    """Returns the first `done` lines of the curve of a checkpoint. SettingError: it has fewer."""
+    file, lines = curve_file(path), []
+    if done:
+        try:
+            with open(file, "rb") as handle:
+                lines = list(islice(handle, done))
+        except OSError as error:
+            raise SettingError(
+                f"{file}: cannot be read ({error.strerror or error}); {_both_anew(path)}"
+            ) from None
     if len(lines) < done:
         raise SettingError(
             f"{file}: {len(lines)} lines, expected {done}, one for each step that {path.name} "
-            f"has done; remove both and train again"
+            f"has done; {_both_anew(path)}"
         )
-    return curve
+    return lines
+
+
+def _both_anew(path: Path) -> str:
+    return f"delete {path}, and both are made anew"
 
 
 def cut_curve(path: Path, done: int) -> None:
     """Drops the lines of the curve beyond `done`: a killed run may have written more than it
-    saved.
+    saved. SettingError: it cannot be written.
     """
-    file = curve_file(path)
-    if not file.is_file():
+    if not curve_file(path).is_file():
         return
-    with open(file, "rb+") as handle:
+    with _curve_opened(path, "rb+") as file:
         for _ in range(done):
-            handle.readline()
-        handle.truncate()
+            file.readline()
+        file.truncate()
+
+
+@contextlib.contextmanager
+def _curve_opened(path: Path, mode: str) -> Iterator:
+    """Yields the open curve of a checkpoint, to be written; an OSError is one SettingError."""
+    try:
+        with open(curve_file(path), mode) as file:
+            yield file
+    except OSError as error:
+        raise SettingError(
+            f"{curve_file(path)}: cannot be written ({error.strerror or error}); {path.name} is as "
+            f"it was last saved, and the next run goes on from there"
+        ) from None

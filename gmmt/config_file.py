@@ -9,6 +9,7 @@ was chosen there for this very profile.
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -179,7 +180,7 @@ def changes_from(words: Sequence[str]) -> dict[str, Any]:
 
 def resolve_profile(profile: str = "auto") -> str:
     """Returns one of PROFILES: the given one, or for `auto` $GMMT_PROFILE, else gpu where CUDA is
-    available, else cpu.
+    available, else cpu. A profile for GPUs warns where there is none.
     """
     origin = ""
     if profile == "auto" and os.environ.get("GMMT_PROFILE"):
@@ -193,4 +194,13 @@ def resolve_profile(profile: str = "auto") -> str:
         known = f"Profiles are {', '.join(PROFILES)} and auto."
         close = did_you_mean(profile, [*PROFILES, "auto"])
         raise SettingError(f"There is no profile {profile!r}{origin}. {known}{close}")
+    if profile in ("gpu", "paper"):
+        import torch
+
+        if not torch.cuda.is_available():
+            warnings.warn(
+                f"profile {profile}{origin} without CUDA: what is trained on this machine is "
+                "trained on its CPU, which can take days; the profile cpu is made for it",
+                stacklevel=1,  # from one place, it is shown once
+            )
     return profile

@@ -3,6 +3,8 @@ trained before with this very code, else trained and kept.
 """
 
 import contextlib
+import os
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +13,20 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock
 
-from gmmt import checkpoint, compute
+from gmmt import checkpoint, compute, files
 from gmmt.build import make_generator, make_tracker
 from gmmt.checkpoint import Curve
 from gmmt.config import Config, module_of, plain
 from gmmt.data import loader
 from gmmt.data.pairs import Pairs
+from gmmt.errors import SettingError
 from gmmt.provenance import code_hash, short_hash
 from gmmt.trackers.base import Tracker
 from gmmt.training import Stage, fit
 
 EVALUATION = ("val", "test")
 """Fields of Data that no training looks at."""
+ELSEWHERE = "keep weights in another folder (--weights DIR, or GMMT_RUNS for notebooks and batches)"
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,9 @@ def load_or_train(
     its device, in torch's own layout, whichever it was.
     """
     accelerator = compute.accelerator(find_unused_parameters=len(stage.turns) > 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path, accelerator):
+    with _alone(path, stage.plan.steps, accelerator):
         done = 0
-        if path.is_file():
+        if os.path.isfile(path):
             done, weights, _ = checkpoint.load(path, what)
         if done < stage.plan.steps:
             compute.layout(stage, accelerator.device, fast=False)
@@ -163,18 +166,40 @@ def load_or_train(
 
 
 @contextlib.contextmanager
-def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keeps other runs from these weights; of the processes of one run the first holds the lock."""
-    if accelerator.is_main_process:
-        with FileLock(f"{path}.lock"):
-            checkpoint.sweep(path)
-            accelerator.wait_for_everyone()
-            yield
-            accelerator.wait_for_everyone()
-    else:
+def _alone(path: Path, steps: int, accelerator: Accelerator) -> Iterator[None]:
+    """Keeps other runs from weights that are to be trained; of the processes of one run the first
+    holds the lock. Trained weights, which nobody writes any more, are read without one.
+    """
+    lock = contextlib.nullcontext()
+    if accelerator.is_main_process and checkpoint.steps_done(path) < steps:
+        lock = _locked(path)
+    with lock:
         accelerator.wait_for_everyone()
         yield
         accelerator.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for other runs that train these weights. SettingError, at once: nothing can be written
+    or locked where they are to be kept.
+    """
+    files.check_writable(path, ELSEWHERE)
+    probe = path.with_name(f".lock.{uuid.uuid4().hex}")
+    try:
+        with FileLock(probe, timeout=0):  # nobody else has it: if it cannot be had, there are none
+            probe.unlink(missing_ok=True)
+        lock = FileLock(f"{path}.lock").acquire()
+    except (OSError, NotImplementedError) as error:
+        raise SettingError(
+            f"{path.parent}: files cannot be locked there ({error}), and two runs would spoil each "
+            f"other's weights; {ELSEWHERE}"
+        ) from None
+    finally:
+        probe.unlink(missing_ok=True)
+    with lock:
+        checkpoint.sweep(path)
+        yield
 
 
 def make_pairs(config: Config, tracker: Tracker) -> Pairs:

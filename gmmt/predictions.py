@@ -1,6 +1,6 @@
 """The boxes of a trained tracker, kept as result files under a key of all that made them."""
 
-import json
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,9 +9,9 @@ import numpy as np
 from gmmt import compute, files, tracking
 from gmmt.config import Config, module_of, plain
 from gmmt.data import synthetic
-from gmmt.data.boxes import read_results, write_results
+from gmmt.data.boxes import read_boxes, write_results
 from gmmt.data.sequence import Sequence
-from gmmt.experiment import Trained
+from gmmt.experiment import ELSEWHERE, Trained
 from gmmt.provenance import code_hash, short_hash
 from gmmt.tracking import Reading
 
@@ -25,15 +25,18 @@ def boxes(
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Returns the boxes [n, 4] of each sequence, from the result files of an earlier call if this
-    very tracker, with this very code, made them.
+    very tracker, with this very code, made them, and they are whole: else they are made anew.
 
     `steps` and `noise` (a seed) are those of GMMT's sampler; None stands for zeros in the noise's
-    place.
+    place. SettingError: boxes that are new cannot be written.
     """
     names = [sequence.name for sequence in sequences]
     what = what_decides(trained.config, trained.keys, sequences, steps, noise)
     folder = boxes_folder(trained, what)
-    if not (folder / "done.json").is_file():
+    done = folder / "done.json"
+    kept = files.read_json(done)
+    if not isinstance(kept, dict) or kept.get("hash") != _hash(folder, names):
+        files.check_writable(done, ELSEWHERE)
         reading = Reading(**trained.config.reading)
         with compute.threads(trained.config.compute.threads):
             found = tracking.track_all(
@@ -46,10 +49,9 @@ def boxes(
                 progress=progress,
             )
         write_results({name: found[name][0] for name in names}, folder)
-        with files.atomic_write(folder / "done.json") as file:
-            json.dump(what, file, indent=1)
+        files.write_json(done, what | {"hash": _hash(folder, names)}, indent=1)
     # From the files, so that they are rounded alike whether they were new or not.
-    return read_results(folder, names, prefix="")
+    return {name: read_boxes(folder / f"{name}.txt") for name in names}
 
 
 def what_decides(
@@ -73,6 +75,15 @@ def what_decides(
         "code": code_hash("gmmt.predictions", module_of(config.tracker)),
         "machine": compute.describe(compute.device()),
     }
+
+
+def _hash(folder: Path, names: list[str]) -> str:
+    """Returns the sha256 of result files; one that is missing counts as none that was written."""
+    found = hashlib.sha256()
+    for name in names:
+        path = folder / f"{name}.txt"
+        found.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return found.hexdigest()
 
 
 def boxes_folder(trained: Trained, what: dict) -> Path:

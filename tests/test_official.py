@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gmmt
-from gmmt.errors import WeightsError
+from gmmt.errors import SettingError, WeightsError
 from gmmt.networks.unet import UNet
 from gmmt.networks.uvit import UViT
 from gmmt.trackers.official import load_official
@@ -21,7 +21,7 @@ from gmmt.trackers.released_names import released_names
 from gmmt.trackers.siamese import Siamese
 from gmmt.trackers.tbsi import TBSI
 from gmmt.trackers.vipt import ViPT
-from gmmt.trackers.vit import OSTrack
+from gmmt.trackers.vit import ELIMINATION, OSTrack
 
 TINY = {"hidden": 16, "dim": 16, "depth": 3, "heads": 2, "patch": 4, "template": 16, "search": 32}
 OPTIONS = {
@@ -32,10 +32,10 @@ OPTIONS = {
 CLASSES = {"ostrack": OSTrack, "vipt": ViPT, "tbsi": TBSI}
 
 
-def order(kind, gmmt_of=None):
+def order(kind, gmmt_of=None, options=None):
     """[k, key, shape] of a tiny tracker's official state, leftovers included."""
     with torch.device("meta"):
-        tracker = CLASSES[kind](**OPTIONS[kind])
+        tracker = CLASSES[kind](**(options or OPTIONS[kind]))
         if gmmt_of:
             tracker.fusion = torch.nn.ModuleDict({"network": gmmt_of})
     names = released_names(tracker)
@@ -272,5 +272,105 @@ def test_names_and_shapes_that_differ_are_listed(tmp_path):
         r"norm1.weight: .*\[17\].*\[16\]",
     ):
         assert re.search(words, str(error.value))
-    with pytest.raises(WeightsError, match="the official size"):
-        load_official("ostrack", save(tmp_path / "w.pth", cf.state(order("ostrack"))))
+    state = cf.state(order("ostrack"))
+    state["backbone.blocks.3.norm1.bias"] = torch.zeros(16)
+    with pytest.raises(
+        WeightsError, match=r"the tensors of ostrack \(hidden=16.*keep=.*\)\. Error"
+    ):
+        load_official("ostrack", save(tmp_path / "w.pth", state), **OPTIONS["ostrack"])
+
+
+# --- other sizes, other precision, other names ----------------------------------------------------
+
+
+def test_the_options_of_a_file_of_another_size_are_named(tmp_path):
+    """As a model for 384 pixels is, at the official template of 192."""
+    tall = OPTIONS["tbsi"] | {"template": 24, "search": 48}
+    path = save(tmp_path / "w.pth", cf.state(order("tbsi", options=tall)))
+    with pytest.raises(WeightsError, match=r"another: pass template=24, search=48\. Error"):
+        load_official("tbsi", path, **OPTIONS["tbsi"])
+    with pytest.raises(WeightsError, match=r"another: pass search=48\. Error"):
+        load_official("tbsi", path, **(OPTIONS["tbsi"] | {"template": 24}))
+    assert load_official("tbsi", path, **tall).crops.search == 48
+    words = "official size.*pass dim=16, depth=3, patch=4, template=24, search=48, hidden=16, heads"
+    with pytest.raises(WeightsError, match=words):
+        load_official("tbsi", path)
+
+
+def test_an_ostrack_for_384_pixels_warns_of_its_search_area(tmp_path):
+    options = {"hidden": 8, "dim": 8, "depth": 1, "heads": 1, "template": 192, "search": 384}
+    path = save(tmp_path / "w.pth", cf.state(order("ostrack", options=options | {"keep": {}})))
+    with pytest.warns(UserWarning, match=r"w\.pth: official models for 384 pixels .* 5 times"):
+        load_official("ostrack", path, elimination=False, **options)
+
+
+def test_elimination_is_asked_for_where_the_file_cannot_tell(tmp_path):
+    options = TINY | {"depth": 4}
+    path = save(tmp_path / "w.pth", cf.state(order("ostrack", options=options | {"keep": {}})))
+    words = r"w\.pth: .*elimination=True .*`_ce_`.*elimination=False"
+    with pytest.raises(SettingError, match=words):
+        load_official("ostrack", path, **options)
+    few, every = [
+        load_official("ostrack", path, elimination=flag, **(options | more))
+        for flag, more in ((True, {"depth": 4, "keep": {3: 0.7}}), (False, {}))
+    ]
+    assert (few.backbone.keep, every.backbone.keep) == ({3: 0.7}, {})
+    crops = torch.rand(1, 4, 32, 32) * 255
+    with torch.no_grad():
+        one, two = (
+            t.encode(t.encode_template(crops[..., :16, :16], ""), crops, "") for t in (few, every)
+        )
+    assert not torch.allclose(one, two)
+
+
+def test_elimination_stands_for_the_official_blocks(tmp_path):
+    tall = TINY | {"depth": 10}
+    for kind, usual in (("ostrack", None), ("vipt", ELIMINATION), ("tbsi", {})):
+        options = tall | ({"at": (0, 1)} if kind == "tbsi" else {})
+        path = save(tmp_path / "w.pth", cf.state(order(kind, options=options)))
+        for flag, keep in ((True, ELIMINATION), (False, {}), (None, usual)):
+            if keep is not None:
+                tracker = load_official(kind, path, elimination=flag, **options)
+                assert tracker.backbone.keep == keep
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_loads_as_float32(dtype, tmp_path):
+    state = cf.state(order("vipt"))
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    tracker = load_official("vipt", save(tmp_path / "w.pth", state), **OPTIONS["vipt"])
+    kinds = {v.dtype for v in tracker.state_dict().values()}
+    assert kinds == {torch.float32, torch.int64}  # batch norms count
+    assert has_the_tensors_of(tracker, state, without=("head.stage2.",))
+    crops = torch.rand(1, 4, 32, 32) * 255
+    with torch.no_grad():
+        template = tracker.encode_template(crops[..., :16, :16], "base")
+        assert tracker.search(template, crops, "base")[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module.", "_orig_mod.", "net."])
+def test_what_wrappers_put_before_names_is_dropped(prefix, tmp_path):
+    state = cf.state(order("tbsi", networks()["uvit"]))
+    path = save(tmp_path / "w.pth", {prefix + name: value for name, value in state.items()})
+    assert has_the_tensors_of(load_official("tbsi", path, **OPTIONS["tbsi"]), state)
+    with pytest.raises(WeightsError, match="expected weights of vipt, but these are tbsi's"):
+        load_official("vipt", path, **OPTIONS["vipt"])
+
+
+def test_a_prefix_of_some_names_alone_is_refused(tmp_path):
+    state = cf.state(order("tbsi"))
+    state = {f"module.{k}" if "backbone" in k else k: v for k, v in state.items()}
+    with pytest.raises(WeightsError, match=r'Missing key.*: "backbone\.pos_embed_z"'):
+        load_official("tbsi", save(tmp_path / "w.pth", state), **OPTIONS["tbsi"])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value, tmp_path):
+    for name in ("backbone.blocks.1.attn.qkv.weight", "box_head.conv1_ctr.1.running_var"):
+        state = cf.state(order("vipt"))
+        state["backbone.cls_token"][..., 0] = value  # is not used
+        path = save(tmp_path / "w.pth", state)
+        assert load_official("vipt", path, **OPTIONS["vipt"]) is not None
+        state[name].flatten()[-1] = value
+        with pytest.raises(WeightsError, match=rf"w\.pth: '{re.escape(name)}' holds NaN or inf"):
+            load_official("vipt", save(path, state), **OPTIONS["vipt"])

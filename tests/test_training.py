@@ -2,20 +2,25 @@
 on to the same weights, and processes share one batch.
 """
 
+import errno
+import fcntl
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from filelock import Timeout
+from safetensors.torch import load_file, save_file
 
 from gmmt import checkpoint, experiment
 from gmmt.config import Data, Plan
@@ -296,6 +301,185 @@ def test_what_killed_runs_left_is_swept_away(tmp_path):
     (tmp_path / ".y.safetensors.0123").write_text("another's")
     checkpoint.sweep(path)
     assert [p.name for p in tmp_path.iterdir()] == [".y.safetensors.0123"]
+
+
+# --- damaged, or not to be written ----------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A checkpoint of a few hundred bytes, with an optimiser's state and three lines of a curve."""
+    path, layer = tmp_path / "x.safetensors", torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    checkpoint.add_to_curve(path, [{"loss": k / 4} for k in range(3)])
+    checkpoint.save(path, layer.state_dict(), [optimizer], 3, {"a": (1, 2)})
+    return path
+
+
+ANEW = r"x\.safetensors: expected a checkpoint .* damaged or another file .*; delete it, and it is"
+
+
+def refused(path, content):
+    """Whether both readers refuse the content in one error that names the file."""
+    path.write_bytes(content)
+    with pytest.raises(SettingError, match=ANEW):
+        checkpoint.load(path, {"a": [1, 2]})
+    try:
+        steps = checkpoint.steps_done(path)  # reads the header alone
+    except SettingError as error:
+        return re.search(ANEW, str(error)) is not None
+    return isinstance(steps, int)
+
+
+def test_every_flipped_byte_is_seen(small):
+    good = small.read_bytes()
+    done, weights, states = checkpoint.load(small, {"a": [1, 2]})
+    assert (done, list(weights), len(states)) == (3, ["bias", "weight"], 1)
+    assert checkpoint.steps_done(small) == 3
+    for i in range(len(good)):
+        assert refused(small, good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :]), i
+
+
+def test_no_other_damage_is_a_traceback(small):
+    good = small.read_bytes()
+    for content in (
+        b"",
+        good[:4],
+        good[: len(good) // 2],
+        good[:-1],
+        good + b"x",
+        b"PK" + good[2:],
+    ):
+        assert refused(small, content)
+    for length in (0, 1, len(good), 1 << 30, 1 << 62, (1 << 64) - 1):
+        assert refused(small, length.to_bytes(8, "little") + good[8:])
+    save_file({"weights/bias": torch.zeros(2)}, small)  # whole, and not ours
+    assert refused(small, small.read_bytes())
+    save_file({"weights/bias": torch.zeros(2)}, small, {"run": "[1, 2]"})
+    assert refused(small, small.read_bytes())
+
+
+class NoBatches:
+    def batch(self, *_, **__):
+        raise AssertionError("it has begun to train")
+
+
+@pytest.mark.parametrize("damage", ["digit", "text", "list", "short", "gone"])
+@pytest.mark.parametrize("steps", [3, 6])
+def test_a_damaged_curve_is_seen_before_training_goes_on(steps, damage, pairs, tmp_path):
+    path = tmp_path / "x.safetensors"
+    fit(Stage(tiny_tracker(), "2", Plan(3, batch=4)), pairs, path, **PLAIN)
+    file = checkpoint.curve_file(path)
+    lines = file.read_text().splitlines()
+    lines[1] = {"digit": lines[0], "text": "{", "list": "[1]"}.get(damage, lines[1])
+    file.write_text("\n".join(lines[:1] if damage == "short" else lines) + "\n")
+    if damage == "gone":
+        file.unlink()
+    with pytest.raises(
+        SettingError, match=r"x\.curve\.jsonl: .*; delete .*x\.safetensors, and both"
+    ):
+        fit(Stage(tiny_tracker(), "2", Plan(steps, batch=4)), NoBatches(), path, **PLAIN)
+    path.unlink()  # what was advised
+    fit(Stage(tiny_tracker(), "2", Plan(3, batch=4)), pairs, path, **PLAIN)
+
+
+def test_a_line_that_is_no_record_is_named(small):
+    checkpoint.curve_file(small).write_text('{"loss": 1}\n[1]\n{"loss": 1}\n')
+    with pytest.raises(
+        SettingError, match=r"x\.curve\.jsonl, line 2: damaged .* and both are made"
+    ):
+        checkpoint.read_curve(small, 3)
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("replace", "x.safetensors"), ("fsync", "x.curve.jsonl")]
+)
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(call, name, pairs, tmp_path, monkeypatch):
+    path, plan = tmp_path / "new" / "x.safetensors", Plan(5, batch=4)
+    fit(Stage(tiny_tracker(), "2", replace(plan, steps=3)), pairs, path, **PLAIN)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full_disk)
+        with pytest.raises(SettingError, match=rf"{name}: cannot be written \(.*No space left"):
+            fit(Stage(tiny_tracker(), "2", plan), pairs, path, **PLAIN)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["x.curve.jsonl", "x.safetensors"]
+    fit(Stage(tiny_tracker(), "2", plan), pairs, path, **PLAIN)
+
+
+def load_or_train(path, pairs, monkeypatch):
+    """Returns the curve of two steps of stage 2, trained or loaded as a row's stages are."""
+    monkeypatch.setattr(experiment, "make_pairs", lambda *_: pairs)
+    config = SimpleNamespace(compute=SimpleNamespace(precision="fp32"))
+    stage = Stage(tiny_tracker(), "2", Plan(2, batch=4))
+    return experiment.load_or_train(stage, config, path, {"a": 1}, 0, False)
+
+
+def no_locks(*_, **__):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_trained_weights_are_read_where_nothing_can_be_written(pairs, tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    curve = load_or_train(path, pairs, monkeypatch)
+    (tmp_path / "x.safetensors.lock").unlink(missing_ok=True)
+    there = sorted(p.name for p in tmp_path.iterdir())
+    assert there == ["x.curve.jsonl", "x.safetensors"]
+    assert path.stat().st_mode == checkpoint.curve_file(path).stat().st_mode  # others read it, too
+    os.chmod(tmp_path, 0o555)  # which does not stop root
+    changed = tmp_path.stat().st_mtime_ns, path.stat().st_mtime_ns
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(os, "replace", full_disk)
+    assert load_or_train(path, NoBatches(), monkeypatch) == curve
+    assert changed == (tmp_path.stat().st_mtime_ns, path.stat().st_mtime_ns)
+    os.chmod(tmp_path, 0o755)
+    content = path.read_bytes()
+    path.write_bytes(content[:50] + b"!" + content[51:])
+    with pytest.raises(SettingError, match=ANEW):
+        load_or_train(path, NoBatches(), monkeypatch)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_where_there_are_no_locks_nothing_is_trained(code, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    began = time.monotonic()
+    words = (
+        "files cannot be locked there .*; keep weights in another folder .--weights DIR, or GMMT"
+    )
+    with pytest.raises(SettingError, match=words):
+        load_or_train(tmp_path / "x.safetensors", NoBatches(), monkeypatch)
+    assert time.monotonic() - began < 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_locks_that_are_never_had_are_not_waited_for(tmp_path, monkeypatch):
+    """Old filelocks take any error of the file system for a lock that another run holds."""
+
+    def lock(path, timeout=None):
+        assert timeout == 0, "it would wait for ever"
+        raise Timeout(path)
+
+    monkeypatch.setattr(experiment, "FileLock", lock)
+    with pytest.raises(SettingError, match="files cannot be locked there"):
+        load_or_train(tmp_path / "x.safetensors", NoBatches(), monkeypatch)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["/proc/gmmt", "file", "file/below"])
+def test_where_weights_cannot_be_written_nothing_is_trained(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file in the folder's place")
+    path = tmp_path / folder / "x.safetensors"
+    with pytest.raises(SettingError, match=r"x\.safetensors: cannot be written .*--weights DIR"):
+        load_or_train(path, NoBatches(), monkeypatch)
 
 
 # --- trained here, or loaded ----------------------------------------------------------------------

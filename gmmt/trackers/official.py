@@ -1,14 +1,16 @@
 """Official weights of OSTrack, ViPT, TBSI and TBSI with GMMT, in our trackers."""
 
 import fnmatch
+import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gmmt.errors import WeightsError
+from gmmt.errors import SettingError, WeightsError
 from gmmt.fusion import DiffusionFusion
 from gmmt.networks.unet import UNet
 from gmmt.networks.uvit import UViT
@@ -17,7 +19,7 @@ from gmmt.trackers.released_names import OURS_ALONE, RELEASED_U, released_names
 from gmmt.trackers.tbsi import TBSI
 from gmmt.trackers.torch_file import read_state
 from gmmt.trackers.vipt import ViPT
-from gmmt.trackers.vit import OneStream, OSTrack
+from gmmt.trackers.vit import ELIMINATION, OneStream, OSTrack
 
 KINDS = {"ostrack": OSTrack, "vipt": ViPT, "tbsi": TBSI}
 
@@ -35,36 +37,112 @@ LEFTOVERS = ("backbone.cls_token", "backbone.pos_embed")  # of a ViT's pre-train
 LEFTOVERS += tuple(f"lddiffuse.{name}" for name in SCHEDULE.split())
 
 
-def load_official(kind: str, path: Path | str, **options) -> OneStream:
-    """The tracker of an official weight file, in evaluation mode; its `leftovers` names what in the
-    file is no part of it.
+def load_official(
+    kind: str, path: Path | str, *, elimination: bool | None = None, **options
+) -> OneStream:
+    """The tracker of an official weight file, in evaluation mode and float32; its `leftovers` names
+    what in the file is no part of it.
 
     A file of TBSI may hold GMMT, too. (The U of the first release wants a third condition, which
     the release does not define: it loads, and cannot be run.) Without GMMT in the file, head
     "stage2" is new and untrained.
 
-    `kind` is one of KINDS; `options` are those of its class, where the file's model is not of the
-    official size, or is to get its images in another way than RELEASED_INPUT says.
+    Args:
+        kind: one of KINDS.
+        elimination: whether the model drops search tokens on its way (candidate elimination). The
+            tensors of an OSTrack are the same with and without, its answers are not: here it must
+            be said. Official names tell: "vitb_256_mae_ce_32x4_ep300" (`_ce_`) is with,
+            "vitb_256_mae_32x4_ep300" without. None for the others: ViPT with, TBSI without, as
+            their official code has it.
+        options: those of the kind's class, where the file's model is not of the official size
+            (template=192, search=384), or is to get its images in another way than RELEASED_INPUT
+            says; `keep` says where tokens are eliminated, in place of `elimination`.
 
     WeightsError: see `read_state`; or the file is another tracker's, or of another size: names and
-        shapes that differ are listed.
+        shapes that differ are listed, with the options that fit; or a weight is not finite.
+    SettingError: `elimination` is to be said.
     """
     if kind not in KINDS:
         raise WeightsError(f"unknown kind of weights {kind!r}: expected one of {', '.join(KINDS)}")
-    state = read_state(path)
+    state = without_prefix(read_state(path))
     found = kind_of(state)
     if found != kind and "backbone.norm.weight" in state:
         raise WeightsError(
             f"{path}: expected weights of {kind}, but these are {found}'s: ask for {found!r}"
         )
+    if elimination is not None:
+        options = {"keep": ELIMINATION if elimination else {}} | options
+    if kind == "ostrack" and "keep" not in options:
+        raise SettingError(
+            f"{path}: the tensors of an OSTrack do not tell whether it was trained with candidate "
+            "elimination, and its answers depend on it. Pass elimination=True (--elimination) if "
+            "the model's name has `_ce_` in it, as in vitb_256_mae_ce_32x4_ep300, and "
+            "elimination=False (--no-elimination) if not"
+        )
+    state = {name: in_float32(name, value, path) for name, value in state.items()}
     try:
-        return make_official(kind, state, **options)
+        tracker = make_official(kind, state, **options)
     except RuntimeError as error:  # torch names what is missing, unexpected or of another shape
         size = ", ".join(f"{k}={v}" for k, v in options.items()) or "the official size"
         raise WeightsError(
-            f"{path}: expected the tensors of {kind} ({size}); others: dim=..., depth=.... "
+            f"{path}: expected the tensors of {kind} ({size}).{other_size(kind, state, options)} "
             f"{error!s:.2000}"
         ) from None
+    if kind == "ostrack" and tracker.crops.search == 384:
+        warnings.warn(
+            f"{path}: official models for 384 pixels search a square of 5 times the target's side, "
+            "here it is 4 times, as in all others: boxes will differ from the official ones",
+            stacklevel=2,
+        )
+    return tracker
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict without what wrappers put before every name: "module." of
+    DataParallel, "_orig_mod." of torch.compile, "net.", ...
+    """
+    end = "backbone.norm.weight"
+    prefixes = [name.removesuffix(end) for name in state if name.endswith(f".{end}")]
+    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in state):
+        return dict(state)
+    return {name.removeprefix(prefixes[0]): value for name, value in state.items()}
+
+
+def in_float32(name: str, value: Tensor, path: Path | str) -> Tensor:
+    """A weight of any precision in float32, a count as it is. WeightsError: it is not finite."""
+    if not value.is_floating_point():
+        return value
+    value = value.float()
+    if name not in LEFTOVERS and not bool(value.isfinite().all()):
+        raise WeightsError(
+            f"{path}: {name!r} holds NaN or infinite numbers; expected trained weights. Was the "
+            "training that saved them broken? Take a file of an earlier epoch, or fetch it again"
+        )
+    return value
+
+
+def other_size(kind: str, state: Mapping[str, Tensor], options: Mapping) -> str:
+    """A sentence with the options that a file's own shapes ask for, where `options` or the official
+    size are others; nothing where there are none.
+    """
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    try:
+        patch = shapes["backbone.patch_embed.proj.weight"][-1]
+        own = {
+            "dim": shapes["backbone.norm.weight"][0],
+            "depth": len(fnmatch.filter(state, "backbone.blocks.*.norm1.weight")),
+            "patch": patch,
+            "template": math.isqrt(shapes["backbone.pos_embed_z"][1]) * patch,
+            "search": math.isqrt(shapes["backbone.pos_embed_x"][1]) * patch,
+            "hidden": shapes["box_head.conv1_ctr.0.weight"][0],
+        }
+    except (KeyError, IndexError):
+        return ""
+    asked = {k: p.default for k, p in inspect.signature(KINDS[kind]).parameters.items()} | options
+    other = [f"{name}={value}" for name, value in own.items() if value != asked[name]]
+    if own["dim"] != asked["dim"]:
+        other.append("heads=... (no tensor tells how many; usually dim / 64)")
+    return f" The file's own size is another: pass {', '.join(other)}." if other else ""
 
 
 def kind_of(state: Mapping[str, Tensor]) -> str:
