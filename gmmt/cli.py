@@ -2,34 +2,30 @@
 
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from gmmt.config_file import resolve_profile
+from gmmt import __version__, provenance
+from gmmt.cli_options import Data, Profile, Seed, Weights, option, place
+from gmmt.cli_score import score
+from gmmt.cli_track import track
 from gmmt.data import manifest
 from gmmt.errors import GmmtError, SettingError
-from gmmt.files import ROOT
 
-app = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def option(words: str, *names: str, **more):
-    """Returns typer's description of an option."""
-    return typer.Option(*names, help=words, **more)
-
-
-DATA = option("Folder for data (default: data/ of the checkout).", "--data", envvar="GMMT_DATA")
-Data = Annotated[Path | None, DATA]
-Profile = Annotated[str, option("smoke, cpu, gpu or auto.")]
-Seed = Annotated[int, option("Seed of training.", min=0)]
-Weights = Annotated[
-    Path | None, option("Folder of trained weights (default: runs/PROFILE/seedK/trackers).")
-]
+@app.callback(invoke_without_command=True)
+def version(
+    version: Annotated[bool, option("Print the version and the commit.", "--version")] = False,
+) -> None:
+    """GMMT: fetch and verify data, score results, train and track."""
+    if version:
+        commit = provenance.git_commit()
+        print(f"gmmt {__version__}" + (f" ({commit})" if commit else ""))
+        raise typer.Exit
 
 
 @app.command()
@@ -68,59 +64,6 @@ def verify(
 
 
 @app.command()
-def score(
-    results_dir: Annotated[
-        Path,
-        typer.Argument(help="Folder with one text file of boxes (4 or 8 columns) per sequence."),
-    ],
-    benchmark: Annotated[
-        Literal["gtot", "rgbt210", "rgbt234", "lasher"],
-        option("Whose ground truth and official protocol."),
-    ],
-    by: Annotated[Literal["attribute"] | None, option("Also a row for each attribute.")] = None,
-    out: Annotated[Path | None, option("Write a tidy CSV; - is standard output.")] = None,
-    tracker: Annotated[str | None, option("Name in the table (default: the folder's).")] = None,
-    prefix: Annotated[
-        str | None,
-        option("What stands before the sequence in file names (default: found by itself)."),
-    ] = None,
-    lengths: Annotated[
-        Literal["official", "clip", "pad"], option("Unequal lengths: see gmmt.metrics.Protocol.")
-    ] = "official",
-    bootstrap: Annotated[
-        int, option("Resamples of the sequences behind the 95 % intervals; 0 for none.", min=0)
-    ] = 2000,
-) -> None:
-    """Score a folder of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
-    from gmmt import metrics, results
-    from gmmt.data.benchmarks import ground_truth
-    from gmmt.data.boxes import read_results
-
-    truth, tracker = ground_truth(benchmark), tracker or results_dir.resolve().name
-    protocol = replace(metrics.PROTOCOLS[benchmark], lengths=lengths)
-    scores = metrics.score(
-        read_results(results_dir, truth.sequences, prefix), truth.boxes, protocol
-    )
-    rows = results.table(scores, tracker, truth, by is not None, bootstrap)
-    if out is not None:
-        results.write_table(rows, out)
-    if str(out) == "-":
-        return
-    counts = f"{len(scores.sequences)} sequences, {scores.n_frames.sum()} frames"
-    print(f"{tracker} on {protocol.name}: {counts}, percent [95 % interval]\n")
-    print(f"{'subset':8s}{'n':>5s}  " + "".join(f"{m:22s}" for m in metrics.METRICS))
-    for i in range(0, len(rows), len(metrics.METRICS)):
-        cells = [
-            f"{r['value']:.1f}" + f" [{r['low']:.1f}, {r['high']:.1f}]" * (bootstrap > 0)
-            for r in rows[i : i + len(metrics.METRICS)]
-        ]
-        print(
-            f"{rows[i]['subset']:8s}{rows[i]['n_sequences']:5d}  "
-            + "".join(f"{c:22s}" for c in cells)
-        )
-
-
-@app.command()
 def train(
     rows: Annotated[
         list[str] | None,
@@ -146,7 +89,7 @@ def train(
     from gmmt import config_file, experiment
     from gmmt.study import miniature
 
-    profile, folder = _place(profile, seed, weights)
+    profile, folder = place(profile, seed, weights)
     paths = [miniature.config_path(name) for name in rows or []] + list(config or [])
     if not paths:
         raise SettingError("nothing to train: name a row (gmmt train DM) or a file (--config FILE)")
@@ -166,60 +109,8 @@ def train(
         print(f"weights: {trained.file}")
 
 
-@app.command()
-def track(
-    sequence: Annotated[
-        Path, option("Folder with two folders of images, and a file of boxes or --box.")
-    ],
-    row: Annotated[str, option("Which tracker: a row of the miniature's table.")] = "DM",
-    box: Annotated[str | None, option("The target in the first frame: x,y,w,h in pixels.")] = None,
-    out: Annotated[
-        Path | None, option("Where to write the boxes (default: SEQUENCE.txt here).")
-    ] = None,
-    steps: Annotated[int, option("Sampling steps of DM.", min=1)] = 1,
-    profile: Profile = "auto",
-    seed: Seed = 0,
-    weights: Weights = None,
-) -> None:
-    """Track one target through a real RGB-T video with a tracker of the miniature, which is trained
-    first if need be.
-    """
-    import numpy as np
-    from tqdm import tqdm
-
-    from gmmt import compute, metrics, tracking
-    from gmmt.data.boxes import write_results
-    from gmmt.data.video import read_video
-    from gmmt.study import miniature
-
-    try:
-        first = None if box is None else np.array([float(v) for v in box.split(",")]).reshape(4)
-    except ValueError:
-        raise SettingError(
-            f"--box is x,y,w,h in pixels, four numbers with commas, not {box!r}"
-        ) from None
-    video, scale = read_video(sequence, first)
-    profile, folder = _place(profile, seed, weights)
-    trained = miniature.train(row, profile, seed, folder, progress=True)
-    reading = tracking.Reading(**trained.config.reading)
-    with compute.threads(trained.config.compute.threads):
-        found = tracking.track(trained.tracker, trained.mode, video, steps=steps, reading=reading)
-        boxes = np.stack([box for box, _ in tqdm(found, f"track {video.name}", len(video))]) / scale
-    out = (out or Path(f"{video.name}.txt")).with_suffix(".txt")
-    write_results({out.stem: boxes}, out.parent)
-    words = f"{row}: {len(boxes)} boxes in {out}"
-    known = np.isfinite(video.boxes).all(1)
-    known[0] = False  # it was given
-    if known.any():
-        overlap = metrics.overlap(boxes[known], video.boxes[known] / scale)
-        words += f"; mean overlap {overlap.mean():.2f} with {len(overlap)} later annotated frames"
-    print(words)
-
-
-def _place(profile: str, seed: int, weights: Path | None) -> tuple[str, Path]:
-    """Returns the profile that is meant, and the folder of its trained weights."""
-    profile = resolve_profile(profile)
-    return profile, weights or (ROOT or Path.cwd()) / "runs" / profile / f"seed{seed}" / "trackers"
+app.command()(score)
+app.command()(track)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gmmt.data.image_folders import image_files, is_hidden
 from gmmt.errors import DownloadError, ManifestError, did_you_mean
 from gmmt.files import data_dir, manifest_dir, read_json
 
@@ -169,9 +170,9 @@ def sha256(path: Path) -> str:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files below, in order, without the stamp and what systems add (.DS_Store, Thumbs.db)."""
+    """The files below, in order, without the stamp and what systems hide."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [p for p in found if not p.name.startswith(".") and p.name != "Thumbs.db"]
+    return [p for p in found if not any(map(is_hidden, p.relative_to(folder).parts))]
 
 
 def _from_mirror(manifest: Manifest, mirror: Path) -> list[Path]:
@@ -291,7 +292,9 @@ def _check_dataset(target: Path, manifest: Manifest) -> Iterator[str]:
         folder, count, rows = target / split["folder"], split["count"], split["rows"] or {}
         there = []
         for path in sorted(folder.glob("/".join("*" * split["depth"]))):
-            if (path.name in rows or not rows) and any((path / name).is_dir() for name in names):
+            known = path.name in rows or not rows
+            hidden = any(map(is_hidden, path.relative_to(folder).parts))
+            if known and not hidden and any((path / name).is_dir() for name in names):
                 there.append(path)
         lost = sorted(rows.keys() - {path.name for path in there})
         if lost or not there or count not in (None, len(there)):
@@ -312,11 +315,9 @@ def _check_sequence(sequence: Path, layout: dict, rows: int | None) -> Iterator[
         folders = [sequence / name for name in image["folders"]]
         folder = next(filter(Path.is_dir, folders), folders[0])
         endings = tuple(f".{ending}" for ending in image["extensions"])
-        files = []
-        if folder.is_dir():
-            files = [file for file in os.scandir(folder) if file.name.lower().endswith(endings)]
+        files = image_files(folder, endings) if folder.is_dir() else []
         images.append((folder, len(files), f"{image['modality']} images (*{', *'.join(endings)})"))
-        for path in sorted(file.path for file in files if file.stat().st_size == 0)[:1]:
+        for path in [file for file in files if file.stat().st_size == 0][:1]:
             yield f"{path}: an empty file; expected an image. Unpack the sequence again"
     for path in [sequence / name for name in layout["annotations"]]:
         # Universal newlines: one file holds a lone carriage return.

@@ -483,6 +483,8 @@ for name in ("CGAN", "DM"):
 # Without such folders this section stays empty.
 
 # %%
+import warnings
+
 from gmmt.data.video import read_video
 from gmmt.files import data_dir
 
@@ -510,11 +512,13 @@ def strip(video, boxes, moments=3, half=56):
 
 # %% alt="Real video: RGB above thermal at three moments, with the boxes of Base, RAW and DM, and the annotation where there is one"
 for folder in sorted(p for p in (data_dir() / "videos").glob("*") if p.is_dir()):
-    (video, _), real = read_video(folder), []
+    with warnings.catch_warnings(action="ignore"):  # of boxes for every tenth frame only
+        video, _ = read_video(folder)
     found = {
         name: tracking.track_all(rows[name].tracker, rows[name].mode, [video])[video.name][0]
         for name in ("RGB", "TIR", *drawn)
     }
+    real = []
     strip(video, {"truth": video.boxes} | {name: found[name] for name in drawn})
     plt.show()
     known = ~np.isnan(video.boxes).any(1) & (np.arange(len(video)) > 0)
