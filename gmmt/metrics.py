@@ -17,82 +17,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Literal
 
 import numpy as np
 
 from gmmt.errors import ResultFileError, did_you_mean
+from gmmt.protocol import PROTOCOLS as PROTOCOLS
+from gmmt.protocol import Protocol, thresholds
 
 METRICS = ("PR", "NPR", "SR")
 Predictions = Mapping[str, np.ndarray]  # sequence -> boxes [n, 4]
 Truths = Mapping[str, Sequence[np.ndarray]]  # sequence -> boxes [n, 4] of each annotated modality
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The conventions behind a score; each field is one choice that toolkits make differently.
-
-    name: how tables call it.
-    precision_threshold: PR counts frames with a centre error up to this many pixels;
-        precision_strict: only those with less.
-    norm_precision_threshold: the same for the normalised error; its comparison is always <=.
-    success_thresholds: SR averages over so many, equally spaced in [0, 1], both ends included.
-    success_strict: a frame succeeds where overlap > threshold, not >=, which all do at threshold 0.
-    area: "mean" of the success curve's points, or its "trapezoid" integral (end points weigh half).
-    modality: "best" takes a frame's smaller error and larger overlap of the annotated modalities
-        (MPR, MSR); "first", "second": one.
-    pool: "sequences" gives every sequence the same weight, "frames" every frame.
-    first_frame: "truth" replaces the first predicted box by the ground truth, given to the tracker.
-    invalid_prediction: a predicted box without area is kept ("keep") or replaced by the last valid
-        one ("repeat").
-    invalid_truth: "keep" compares with whatever is annotated; "any" marks rows with any field <= 0,
-        "size" only those with w <= 0 or h <= 0: such a frame counts as a hit in PR and NPR and as a
-        miss in SR; "drop" leaves out frames without a target (w <= 0 or h <= 0 in all modalities),
-        and with a warning sequences that have no others.
-    rounding: "none" or "round" (predicted boxes to whole pixels, halves to even).
-    lengths: where a result has more or fewer rows than the ground truth, "official" clips both to
-        the shorter one if they differ by one row, else refuses; "clip" always clips; "pad" counts
-        missing rows as boxes without area. Each warns, by sequence.
-    dtype: of the arithmetic; float32 moves overlaps that equal a threshold (0.6 > 0.6 in float32).
-    """
-
-    name: str
-    precision_threshold: float = 20.0
-    precision_strict: bool = False
-    norm_precision_threshold: float = 0.2
-    success_thresholds: int = 21
-    success_strict: bool = True
-    area: Literal["mean", "trapezoid"] = "mean"
-    modality: Literal["best", "first", "second"] = "best"
-    pool: Literal["sequences", "frames"] = "sequences"
-    first_frame: Literal["keep", "truth"] = "keep"
-    invalid_prediction: Literal["keep", "repeat"] = "keep"
-    invalid_truth: Literal["keep", "any", "size", "drop"] = "keep"
-    rounding: Literal["none", "round"] = "none"
-    lengths: Literal["official", "clip", "pad"] = "official"
-    dtype: str = "float64"
-
-
-# The official protocol of each benchmark, as its MATLAB toolkit computes it.
-PROTOCOLS: Mapping[str, Protocol] = {
-    "gtot": Protocol(
-        "GTOT",
-        precision_threshold=5.0,
-        precision_strict=True,
-        success_thresholds=51,
-        area="trapezoid",
-        pool="frames",
-    ),
-    "rgbt210": Protocol("RGBT210"),
-    "rgbt234": Protocol("RGBT234"),
-    "lasher": Protocol(
-        "LasHeR",
-        modality="first",
-        first_frame="truth",
-        invalid_prediction="repeat",
-        invalid_truth="any",
-    ),
-}
 
 
 def center(boxes: np.ndarray) -> np.ndarray:
@@ -166,29 +100,34 @@ def measure(predictions: Predictions, truths: Truths, protocol: Protocol) -> Fra
     _check_names(predictions, truths)
 
     # 1. Rows that are compared.
-    found, annotated, compared = [], [], []
+    found, annotated, given, compared = [], [], [], []
+    notes: dict[str, list[str]] = {}
     for name, every in truths.items():
         modalities = _chosen(name, every, protocol.modality)
         n = min(len(rows) for rows in modalities)
-        rows = _fitted(name, predictions[name], n, protocol.lengths)
+        rows = _fitted(name, predictions[name], n, protocol.lengths, notes)
         found.append(rows)
         annotated.append(np.stack([truth[: len(rows)] for truth in modalities]))
+        given.append(np.arange(len(rows)) < len(predictions[name]))
         compared.append(np.arange(n) < len(rows))
+    _warn_of_lengths(notes)
     lengths = np.array([len(rows) for rows in found])
     boxes = np.concatenate(found).astype(protocol.dtype)  # [rows, 4]
     truth = np.concatenate(annotated, axis=1).astype(protocol.dtype)  # [modalities, rows, 4]
+    padded = ~np.concatenate(given)
     scored = np.concatenate(compared)
 
     # 2. Predicted boxes, by the protocol.
     first = (np.cumsum(lengths) - lengths)[lengths > 0]
     if protocol.rounding == "round":
         boxes = boxes.round()
+    if protocol.invalid_prediction == "repeat":
+        valid = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & ~np.isnan(boxes).any(1)
+        valid[first] = True  # nothing to repeat yet
+        valid |= padded  # no row of the file: stays a miss
+        boxes = boxes[np.maximum.accumulate(np.where(valid, np.arange(len(boxes)), 0))]
     if protocol.first_frame == "truth":
         boxes[first] = truth[0, first]
-    if protocol.invalid_prediction == "repeat":
-        valid = (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-        valid[first] = True  # nothing to repeat yet
-        boxes = boxes[np.maximum.accumulate(np.where(valid, np.arange(len(boxes)), 0))]
 
     # 3. Measures against each modality [modalities, rows], then the better of them.
     error = np.nan_to_num(center_error(boxes, truth), nan=np.inf)
@@ -252,28 +191,47 @@ def _chosen(name: str, modalities: Sequence[np.ndarray], rule: str) -> Sequence[
     return chosen
 
 
-def _fitted(name: str, rows: np.ndarray, n: int, rule: str) -> np.ndarray:
-    """One sequence's predicted boxes, cut or padded by `rule` for `n` rows of ground truth."""
+def _fitted(
+    name: str, rows: np.ndarray, n: int, rule: str, notes: dict[str, list[str]]
+) -> np.ndarray:
+    """One sequence's predicted boxes, cut or padded by `rule` for `n` rows of ground truth; what
+    was done is added to `notes`, what was done -> sequences.
+    """
     if len(rows) == n:
         return rows
-    words = f"sequence {name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
+    words = f"{name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
     if rule == "pad" and len(rows) < n:
-        warnings.warn(f"{words}: missing rows count as boxes without area", stacklevel=3)
+        notes.setdefault("missing rows count as misses", []).append(words)
         return np.concatenate([rows, np.full((n - len(rows), 4), np.nan)])
     if len(rows) == 0:
         raise ResultFileError(
-            f"{words}: there is nothing to compare. Use lengths='pad' (--lengths pad) to count "
+            f"sequence {words}: there is nothing to compare. --lengths pad (lengths='pad') counts "
             "missing rows as misses"
         )
-    if rule == "official" and abs(len(rows) - n) > 1:
+    surplus = rule in ("surplus", "pad") and len(rows) > n
+    if rule in ("one", "surplus") and not surplus and abs(len(rows) - n) > 1:
         raise ResultFileError(
-            f"{words}: one row more or less is clipped, this is more. Is the file complete, and is "
-            "it this benchmark's? Use lengths='clip' (--lengths clip) to score the common part, "
-            "'pad' to count missing rows as misses"
+            f"sequence {words}: expected a row for each, at most one more or less. Is the file "
+            f"complete{_skipped(n, len(rows))}? If its rows are those of the first frames, "
+            "--lengths clip (lengths='clip') scores the common part, --lengths pad counts missing "
+            "rows as misses"
         )
-    n = min(n, len(rows))
-    warnings.warn(f"{words}: the first {n} are compared", stacklevel=3)
+    notes.setdefault("the common part is compared", []).append(words)
     return rows[:n]
+
+
+def _skipped(n: int, rows: int) -> str:
+    """A guess where a tracker seems to have answered in every k-th of n frames only."""
+    k = round(n / rows)
+    return f", or does it hold one row for {k} frames" if k > 1 and abs(n / k - rows) <= 1 else ""
+
+
+def _warn_of_lengths(notes: Mapping[str, Sequence[str]]) -> None:
+    for what, words in notes.items():
+        others = [repr(text.split("'")[1]) for text in words[1:]]
+        more = f" (such are also {', '.join(others[:5])}{', ...' * (len(others) > 5)}: "
+        more += f"{len(words)} in all)"
+        warnings.warn(f"sequence {words[0]}: {what}{more * bool(others)}", stacklevel=3)
 
 
 def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
@@ -288,7 +246,7 @@ def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:
         weights = np.full(n, 1 / (n - 1))
         weights[[0, -1]] /= 2
     side = "left" if protocol.success_strict else "right"
-    passed = np.searchsorted(np.linspace(0, 1, n), overlaps, side)  # thresholds, of each frame
+    passed = np.searchsorted(thresholds(protocol), overlaps, side)  # thresholds, of each frame
     return np.concatenate([[0.0], np.cumsum(weights)])[passed]
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from gmmt.data import manifest
 from gmmt.data.benchmarks import GroundTruth, ground_truth
-from gmmt.data.boxes import read_results
 from gmmt.errors import DownloadError, SettingError
 from gmmt.files import atomic_write, resource, stored_results_dir
 from gmmt.metrics import METRICS, PROTOCOLS, Scores, score
+from gmmt.sanity import read_results
 
 TABLE_COLUMNS = ("benchmark", "tracker", "subset", "metric", "value", "low", "high", "n_sequences")
 STORED = "raw_scores.csv"
@@ -87,9 +87,15 @@ def mean_interval(
 
 
 def table(
-    scores: Scores, tracker: str, truth: GroundTruth, by_attribute=False, resamples: int = 2000
+    scores: Scores,
+    tracker: str,
+    truth: GroundTruth,
+    by_attribute=False,
+    resamples: int = 2000,
+    baseline: Scores | None = None,
 ) -> list[dict]:
-    """Rows (TABLE_COLUMNS) for all sequences and, if asked for, for those of each attribute.
+    """Rows (TABLE_COLUMNS) for all sequences and, if asked for, for those of each attribute; with a
+    `baseline` of the paired differences from it, in points.
 
     An attribute of which no sequence was scored has n_sequences 0 and NaN for its numbers.
     """
@@ -100,11 +106,30 @@ def table(
     for subset, names in subsets.items():
         part = scores.subset(names)
         for metric in METRICS:
-            e = Estimate(np.nan, np.nan, np.nan, 0)
-            if part.sequences:
+            if not part.sequences:
+                e = Estimate(np.nan, np.nan, np.nan, 0)
+            elif baseline is None:
                 e = estimate(part, metric, resamples)
+            else:
+                e = difference(part, baseline.subset(names), metric, resamples)
             cells = (truth.name, tracker, subset, metric, e.value, e.low, e.high, e.n)
             rows.append(dict(zip(TABLE_COLUMNS, cells, strict=True)))
+    return rows
+
+
+def comparison(
+    scored: Mapping[str, Scores], truth: GroundTruth, by_attribute=False, resamples: int = 2000
+) -> list[dict]:
+    """Rows of each tracker as of `table`; of each but the first, also of its paired differences
+    from the first, under the name "TRACKER - FIRST".
+    """
+    rows: list[dict] = []
+    first, *_ = scored
+    for tracker, scores in scored.items():
+        rows += table(scores, tracker, truth, by_attribute, resamples)
+        if tracker != first:
+            name = f"{tracker} - {first}"
+            rows += table(scores, name, truth, by_attribute, resamples, scored[first])
     return rows
 
 
@@ -154,7 +179,7 @@ def raw_boxes(archive: str) -> dict[str, np.ndarray] | None:
     except DownloadError:
         return None
     _, benchmark = RAW[archive]
-    return read_results(folder, ground_truth(benchmark).sequences)
+    return read_results(folder, ground_truth(benchmark))
 
 
 def raw_scores(archive: str) -> tuple[Scores, str]:

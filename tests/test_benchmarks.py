@@ -25,8 +25,8 @@ def test_an_unknown_benchmark_is_refused():
 def test_results_are_made_up_only_where_the_raw_ones_cannot_be_had(tmp_path, no_downloads):
     from benchmarks.score import results_folder
     from gmmt.data.benchmarks import ground_truth
-    from gmmt.data.boxes import read_results
+    from gmmt.data.result_folders import result_files
 
     folder, what = results_folder(tmp_path)
     assert "shaken" in what
-    assert len(read_results(folder, ground_truth("rgbt234").sequences)) == 234
+    assert len(result_files(folder, ground_truth("rgbt234").sequences)) == 234

@@ -15,11 +15,11 @@ ROOMS = {
     "method": "schedule draws fusion networks.*",
     "configuration": "config config_file",
     "data": "data.*",
-    "scores": "metrics results",
+    "scores": "protocol metrics curves sanity results",
     "trackers": "trackers.*",
     "running": "compute checkpoint build training experiment tracking predictions",
     "study": "study.*",
-    "doors": "notebook plot cli",
+    "doors": "notebook plot score_figures cli cli_options cli_score cli_track",
 }
 """From the ground up: a module imports from its own room and from those below it alone."""
 METHOD_SEES = ("ground", "method")
@@ -116,7 +116,7 @@ def test_files_are_short_and_lines_narrow():
     assert wide == []
     package = {p: len(lines(p)) for p in paths if p.is_relative_to(files.PACKAGE)}
     assert [p for p, n in package.items() if n > 450] == []
-    assert sum(package.values()) <= 7500
+    assert sum(package.values()) <= 9500
 
 
 # --- installed, without a checkout ----------------------------------------------------------------

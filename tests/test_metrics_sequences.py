@@ -77,9 +77,9 @@ def test_more_is_refused_and_told_how_to_go_on(n):
 
 def test_clip_and_pad_differ_by_the_missing_rows():
     short = {"s": TRUTH[:4]}
-    with pytest.warns(UserWarning, match="the first 4 are compared"):
+    with pytest.warns(UserWarning, match="the common part is compared"):
         assert score(short, {"s": (TRUTH,)}, Protocol("p", lengths="clip")).mean("PR") == 1
-    with pytest.warns(UserWarning, match="missing rows count as boxes without area"):
+    with pytest.warns(UserWarning, match="missing rows count as misses"):
         padded = score(short, {"s": (TRUTH,)}, Protocol("p", lengths="pad"))
     assert padded.mean("PR") == padded.mean("NPR") == pytest.approx(0.4)
     assert padded.mean("SR") == pytest.approx(0.4 * 20 / 21)
@@ -87,10 +87,10 @@ def test_clip_and_pad_differ_by_the_missing_rows():
 
 @pytest.mark.parametrize("n", [1, 10])
 def test_no_boxes_at_all_are_refused_unless_they_count_as_misses(n):
-    for rule in ("official", "clip"):
+    for rule in ("one", "surplus", "clip"):
         with pytest.raises(ResultFileError, match=rf"0 predicted boxes for {n} .*--lengths pad"):
             score({"s": TRUTH[:0]}, {"s": (TRUTH[:n],)}, Protocol("p", lengths=rule))
-    with pytest.warns(UserWarning, match="missing rows count as boxes without area"):
+    with pytest.warns(UserWarning, match="missing rows count as misses"):
         s = score({"s": TRUTH[:0]}, {"s": (TRUTH[:n],)}, Protocol("p", lengths="pad"))
     assert [s.mean(m) for m in metrics.METRICS] == [0, 0, 0]
 
@@ -134,7 +134,7 @@ def test_without_any_target_there_is_nothing_to_score():
 
 
 @pytest.mark.filterwarnings("ignore:sequence")
-@pytest.mark.parametrize("rule", ["official", "clip", "pad"])
+@pytest.mark.parametrize("rule", ["one", "surplus", "clip", "pad"])
 @pytest.mark.parametrize("empty", ["a", "b", "c", "bc"])
 @pytest.mark.parametrize("protocol", [PROTOCOLS["gtot"], PROTOCOLS["lasher"]])
 def test_a_sequence_without_rows_is_left_out(rule, empty, protocol):

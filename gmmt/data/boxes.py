@@ -1,9 +1,10 @@
 """Text files of boxes, a row a frame: ground truth and trackers' results, read strictly."""
 
-import difflib
+import codecs
 import math
-import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,26 @@ import numpy as np
 from gmmt.errors import ResultFileError
 from gmmt.files import atomic_write
 
-# Endings of files that trackers write beside their boxes; they are not results and are passed over.
-SIDE_FILES = ("_time", "_confidence", "_confidence.value", "_all_scores", "_object_presence_scores")
+EXPECTED = (
+    "expected 4 numbers (x, y, w, h), 5 (and a confidence) or 8 (4 corners), separated by comma, "
+    "semicolon, space or tab"
+)
+BLANKS = str.maketrans(",;()[]", " " * 6)
+"""What stands between numbers, or around a row, besides white space."""
+AROUND = "()[],; \t"
+EMPTY_FIELD = re.compile(r"[,;][ \t]*[,;]")
+NOT_LONE_COMMAS = re.compile(r"[;\s]+|,\s+")
+"""Between the fields of a row whose numbers may have decimal commas."""
+Lines = list[tuple[int, str]]  # number and text of each line that is not blank
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """What a text file of boxes holds."""
+
+    boxes: np.ndarray  # [n, 4] (x, y, w, h); NaN where a row has one
+    confidence: np.ndarray | None  # [n], of files with a fifth column
+    blank: int  # lines between rows that are blank, and were passed over
 
 
 def upright(corners: np.ndarray) -> np.ndarray:
@@ -22,94 +41,157 @@ def upright(corners: np.ndarray) -> np.ndarray:
 
 
 def read_boxes(path: Path | str) -> np.ndarray:
-    """The boxes [n, 4] (x, y, w, h) of a text file with one row a frame.
+    """The boxes [n, 4] (x, y, w, h) of a text file; see `read_box_file`."""
+    return read_box_file(path).boxes
 
-    A row holds 4 numbers (x, y, w, h) or 8 (the four corners x1, y1, ..., x4, y4, as older MATLAB
-    trackers write them; these become the upright box around them, rounded to whole pixels, as the
-    toolkits do), separated by comma, space or tab. Lines end with LF, CRLF or CR.
-    FileNotFoundError: no such file. ResultFileError, with file and line: an empty file, a row of
-    another length, no finite number.
+
+def read_box_file(path: Path | str) -> BoxFile:
+    """Reads a text file with one box a row.
+
+    A row holds 4 numbers (x, y, w, h), 5 (and a confidence) or 8: the four corners x1, y1, ...,
+    x4, y4, as older MATLAB trackers write them. These become the upright box around them, rounded
+    to whole pixels, as the toolkits do. Rows may stand in brackets, and their commas may be decimal
+    ones where other signs separate the numbers ("1,5 2,5 3,5 4,5"). A row with a NaN is no box, and
+    all NaN. Lines end with LF, CRLF or CR; blank ones are passed over.
+
+    FileNotFoundError: no such file. ResultFileError, with file and line: an empty file, a header, a
+    row of another length, an infinite number, frame numbers, 8 numbers that are no corners.
     """
-    path, wanted = Path(path), "expected a text file with one box (x, y, w, h) a row"
+    path = Path(path)
+    lines = _lines(path)
+    values = _values(path, lines)
+    blank = lines[-1][0] - lines[0][0] + 1 - len(lines)
+    absent = np.isnan(values if values.shape[1] == 8 else values[:, :4]).any(1)
+    if values.shape[1] == 8:
+        corners = values.reshape(-1, 4, 2)
+        wrong = np.flatnonzero(~(are_corners(corners) | absent))
+        if len(wrong):
+            number, line = lines[wrong[0]]
+            words = f"has 8 numbers that are no corners of a box; {EXPECTED}. "
+            raise _refuse(path, number, line, words + _meaning_of_eight(values))
+        boxes = np.floor(upright(corners) + 0.5)
+    else:
+        boxes = values[:, :4].copy()
+    boxes[absent] = np.nan
+    confidence = None
+    if values.shape[1] == 5:
+        confidence = values[:, 4]
+        first = values[:, 0]
+        if len(values) > 2 and first[0] in (0, 1) and (np.diff(first) == 1).all():
+            raise ResultFileError(
+                f"{path}, line {lines[0][0]}: the first of 5 columns counts frames "
+                f"({first[0]:.0f}, {first[1]:.0f}, {first[2]:.0f}, ...); {EXPECTED}. "
+                "Remove that column"
+            )
+    return BoxFile(boxes, confidence, blank)
+
+
+def _lines(path: Path) -> Lines:
+    """The lines of a text file that are not blank."""
+    wanted = "expected a text file with one box (x, y, w, h) a row"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; {wanted}")
+    content = path.read_bytes()
+    # PowerShell writes UTF-16, and says so in the first two bytes.
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = path.read_text(encoding="utf-8").replace(",", " ").rstrip()
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ResultFileError(f"{path}: not a text file ({error}); {wanted}") from None
-    if not text:
+    every = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = [(number, line) for number, line in enumerate(every, start=1) if line.strip()]
+    if not lines:
         raise ResultFileError(f"{path}: the file is empty; {wanted}. Was the tracker stopped?")
-    rows = []
-    expected = "expected 4 numbers (x, y, w, h) or 8 (4 corners), separated by comma, space or tab"
-    for number, line in enumerate(text.split("\n"), start=1):  # read_text made each line end "\n"
-        place, fields = f"{path}, line {number}", line.split()
+    return lines
+
+
+def _values(path: Path, lines: Lines) -> np.ndarray:
+    """The numbers of a file [n, k]."""
+    if not any(_may_have_decimal_commas(line) for _, line in lines):
+        return _numbers(path, lines, _plain_fields)
+    # "144,0 53,0 168,0 98,0" is a box with decimal commas, or four corners x,y: if they are.
+    try:
+        values = _numbers(path, lines, _plain_fields)
+        if values.shape[1] == 8 and are_corners(values.reshape(-1, 4, 2)).all():
+            return values
+    except ResultFileError:
+        pass  # said below of the other reading
+    return _numbers(path, lines, _fields_with_decimal_commas)
+
+
+def _may_have_decimal_commas(line: str) -> bool:
+    if "," not in line:
+        return False
+    fields = NOT_LONE_COMMAS.split(line.strip(AROUND))
+    return len(fields) in (4, 5) and any("," in field for field in fields)
+
+
+def _plain_fields(line: str) -> list[str]:
+    return line.translate(BLANKS).split()
+
+
+def _fields_with_decimal_commas(line: str) -> list[str]:
+    fields = NOT_LONE_COMMAS.split(line.strip(AROUND))
+    return [field.replace(",", ".") for field in fields]
+
+
+def _numbers(path: Path, lines: Lines, fields_of: Callable[[str], list[str]]) -> np.ndarray:
+    """The numbers [n, k], k = 4, 5 or 8, in the fields of lines."""
+    rows: list[list[float]] = []
+    for number, line in lines:
+        fields = fields_of(line)
+        if EMPTY_FIELD.search(line):
+            raise _refuse(path, number, line, f"has an empty field; {EXPECTED}")
         try:
             rows.append([float(field) for field in fields])
         except ValueError as error:
-            raise ResultFileError(f"{place}: {error!s:.60}; {expected}") from None
-        if not all(map(math.isfinite, rows[-1])):
-            advice = "Write 0 0 0 0 where the tracker has no box"
-            raise ResultFileError(f"{place}: {line!r} is no box; {expected}. {advice}")
-        if len(fields) not in (4, 8) or len(fields) != len(rows[0]):
-            first = "" if number == 1 else f", as in line 1 ({len(rows[0])} numbers)"
-            found = f"{len(fields)} numbers ({line[:60]!r})"
-            raise ResultFileError(f"{place}: {found}; {expected}{first}")
-    values = np.array(rows)
-    return values if values.shape[1] == 4 else np.floor(upright(values.reshape(-1, 4, 2)) + 0.5)
+            if rows:
+                raise _refuse(
+                    path, number, line, f"is no box ({error!s:.60}); {EXPECTED}"
+                ) from None
+            words = f"is a header or a comment, no box; {EXPECTED}. Remove that line, and columns "
+            words += "of anything else"
+            raise _refuse(path, number, line, words) from None
+        if any(map(math.isinf, rows[-1])):
+            words = f"is no box; {EXPECTED}. Write 0 0 0 0 where the tracker has none"
+            raise _refuse(path, number, line, words)
+        if len(fields) not in (4, 5, 8) or len(fields) != len(rows[0]):
+            first = ""
+            if number != lines[0][0]:
+                first = f", as in line {lines[0][0]} ({len(rows[0])} numbers)"
+            raise _refuse(path, number, line, f"has {len(fields)} numbers; {EXPECTED}{first}")
+    return np.array(rows)
 
 
-def result_files(
-    folder: Path | str, sequences: Iterable[str], prefix: str | None = None
-) -> dict[str, Path]:
-    """Sequence -> result file for every sequence.
+def _refuse(path: Path, number: int, line: str, words: str) -> ResultFileError:
+    return ResultFileError(f"{path}, line {number}: {line[:60]!r} {words}")
 
-    Files are named NAME.txt or PREFIX_NAME.txt; `prefix` is found by itself if None. If `folder`
-    holds no .txt file but one folder with some, that one is read (archives are often packed so).
-    Files that trackers write beside their boxes (`SIDE_FILES`) are passed over. FileNotFoundError:
-    no folder, no result files, or none for some sequence. ResultFileError: a file belongs to no
-    sequence.
+
+def are_corners(points: np.ndarray) -> np.ndarray:
+    """Which of n times 4 points [n, 4, 2] are the corners of a box, upright or turned.
+
+    They go around it, so that both diagonals have one middle, up to rounding; or an upright box's
+    stand row by row.
     """
-    folder, sequences = Path(folder), list(sequences)
-    expected = f"expected a file for each of {len(sequences)} sequences"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder; {expected}")
-    places = [
-        {f.stem: f for f in sorted(place.glob("*.txt")) if not f.stem.endswith(SIDE_FILES)}
-        for place in (folder, *folder.glob("*/"))
-    ]
-    inner = [files for files in places[1:] if files]
-    if not places[0] and len(inner) != 1:
-        raise FileNotFoundError(
-            f"{folder}: no .txt file, and {len(inner)} folders with some; {expected} here or "
-            "in one folder below"
+    extent = (points.max(1) - points.min(1)).max(-1)
+    slack = (2.5 + 0.1 * extent)[:, None]
+    around = (np.abs(points[:, 0] + points[:, 2] - points[:, 1] - points[:, 3]) <= slack).all(-1)
+    x, y = points[..., 0], points[..., 1]
+    in_columns = (x[:, 0] == x[:, 2]) & (x[:, 1] == x[:, 3])
+    in_rows = (y[:, 0] == y[:, 1]) & (y[:, 2] == y[:, 3])
+    return around | (in_columns & in_rows)
+
+
+def _meaning_of_eight(values: np.ndarray) -> str:
+    """What rows of 8 numbers that are no corners may be instead, and what to do."""
+    one, two = values[:, :4], values[:, 4:]
+    alike = np.abs(one[:, :2] - two[:, :2]).max(1) < one[:, 2:].max(1)
+    if (one[:, 2:] > 0).all() and (two[:, 2:] > 0).all() and alike.mean() > 0.5:
+        return (
+            "They look like two boxes (x, y, w, h), of RGB and of thermal images. Keep the four "
+            "columns of the boxes that are to be scored"
         )
-    files = places[0] or inner[0]
-    if prefix is None:
-        stem, underscore, _ = os.path.commonprefix(list(files)).rpartition("_")  # noqa: RUF071
-        prefix = "" if set(files) & set(sequences) else stem + underscore
-    strange = [path for stem, path in files.items() if stem.removeprefix(prefix) not in sequences]
-    if strange:
-        close = difflib.get_close_matches(strange[0].stem.removeprefix(prefix), sequences, n=1)
-        hint = "is it another benchmark's?"
-        if close and len(strange) < len(files) / 2:
-            hint = f"did you mean {prefix}{close[0]}.txt?"
-        words = f"no sequence of this benchmark has that name ({len(strange)} such files)"
-        raise ResultFileError(f"{strange[0]}: {words}; {hint}")
-    missing = [f"{prefix}{name}.txt" for name in sequences if prefix + name not in files]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        there = next(iter(files.values())).parent
-        needs = "A benchmark's score needs all of them"
-        raise FileNotFoundError(f"{there / missing[0]}: missing{more}; {expected}. {needs}")
-    return {name: files[prefix + name] for name in sequences}
-
-
-def read_results(
-    folder: Path | str, sequences: Iterable[str], prefix: str | None = None
-) -> dict[str, np.ndarray]:
-    """The boxes [n, 4] of every sequence; errors as in `result_files` and `read_boxes`."""
-    files = result_files(folder, sequences, prefix)
-    return {name: read_boxes(path) for name, path in files.items()}
+    return "Are they decimal commas between commas? Write decimal points"
 
 
 def write_results(boxes: Mapping[str, np.ndarray], folder: Path) -> None:

@@ -35,7 +35,7 @@ import pandas as pd
 from gmmt import notebook, plot, results
 from gmmt.study import claims
 
-run = notebook.start("11_raw_results", profile=profile, seed=seed)
+run = notebook.start("11_raw_results", profile=profile, seed=seed, resamples=resamples)
 
 # %% [markdown]
 # ## The idea
