@@ -48,7 +48,8 @@ def score(
         bool, option("Compare first boxes and the order of frames with the truth before scoring.")
     ] = True,
     bootstrap: Annotated[
-        int, option("Resamples of the sequences behind the 95 % intervals; 0 for none.", min=0)
+        int,
+        option("Resamples of the sequences behind 95 % intervals; 0: none.", min=0, max=100_000),
     ] = 2000,
 ) -> None:
     """Score folders of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
@@ -62,6 +63,10 @@ def score(
         chosen = replace(official, lengths=lengths)
     chosen = protocol.changed(chosen, changes or [])
     if out is not None and str(out) != "-":
+        place = out.resolve()
+        inside = any(place.is_relative_to(folder.resolve()) for folder in folders)
+        if inside and (place.exists() or place.suffix == ".txt"):
+            raise SettingError(f"{out}: lies among the results; expected another place for --out")
         check_writable(out, "name another file with --out")
     if plot is not None:
         check_writable(plot / "success.png", "name another folder with --plot")

