@@ -127,7 +127,9 @@ def _other_reading(rows: np.ndarray, every: Sequence[np.ndarray]) -> str:
     truth = np.stack([annotated[:n] for annotated in every])  # [m, n, 4]
     as_it_is = _fit(rows, np.arange(len(rows)), truth)
     best, most = "", FIT
-    for what, boxes, frames in _readings(rows, truth):
+    # Boxes that fit well are what they seem, up to a shift by a frame.
+    readings = _shifts if as_it_is >= FIT else _readings
+    for what, boxes, frames in readings(rows, truth):
         fit = _fit(boxes, frames, truth)
         if fit > most and fit - as_it_is > (SHIFT_GAIN if what in (SHIFT, LATE) else GAIN):
             best, most = what, fit
@@ -138,11 +140,7 @@ def _readings(rows: np.ndarray, truth: np.ndarray) -> Iterator[tuple[str, np.nda
     """Other readings: what they are, boxes [k, 4], and of which frames they would be [k]."""
     n, m = truth.shape[1], len(rows)
     frames = np.arange(m)
-    if m != n:
-        yield SHIFT, rows, frames + n - m
-    else:
-        yield LATE, rows, frames - 1
-        yield LATE, rows, frames + 1
+    yield from _shifts(rows, truth)
     for form, convert in FORMS.items():
         boxes = convert(rows)
         yield form, boxes, frames
@@ -155,6 +153,17 @@ def _readings(rows: np.ndarray, truth: np.ndarray) -> Iterator[tuple[str, np.nda
     for total in {n, m}:
         for words, order in _orders(rows, truth, total):
             yield ORDER + words, rows[:total], np.array(order)[:m]
+
+
+def _shifts(rows: np.ndarray, truth: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """As `_readings`: the same boxes, of other frames."""
+    n, m = truth.shape[1], len(rows)
+    frames = np.arange(m)
+    if m != n:
+        yield SHIFT, rows, frames + n - m
+    else:
+        yield LATE, rows, frames - 1
+        yield LATE, rows, frames + 1
 
 
 def _fit(rows: np.ndarray, frames: np.ndarray, truth: np.ndarray) -> float:
@@ -217,7 +226,7 @@ def _advice(what: str) -> str:
         )
     if what == SHIFT:
         return "Is the given box written twice, or not at all? Row 1 is that of the first frame"
-    return "Convert all rows"
+    return "Convert the rows that are so (the first may be right already)"
 
 
 # --- the first box --------------------------------------------------------------------------------
@@ -244,7 +253,7 @@ def check_first_boxes(boxes: Mapping[str, np.ndarray], truths: Truths) -> None:
             f"They look like {what}"
         )
         if 2 * len(names) > len(begun):
-            advice = "Convert all rows" if what in FORMS else "Are these results of these videos?"
+            advice = "Convert all rows." if what in FORMS else "Are these results of these videos?"
             raise ResultFileError(
                 f"{words}; expected x, y, w, h in pixels (top-left corner, width, height). "
                 f"{advice} --no-check would score them as they are: for trackers that begin "

@@ -111,6 +111,9 @@ def _lines(path: Path) -> tuple[Lines, int]:
 
 def _values(path: Path, lines: Lines) -> np.ndarray:
     """The numbers of a file [n, k]."""
+    usual = _usual_values(lines)
+    if usual is not None:
+        return usual
     if not any(_may_have_decimal_commas(line) for _, line in lines):
         return _numbers(path, lines, _plain_fields)
     # "144,0 53,0 168,0 98,0" is a box with decimal commas, or four corners x,y: if most rows are.
@@ -130,6 +133,23 @@ def _values(path: Path, lines: Lines) -> np.ndarray:
         if plain is None:
             raise
         return plain
+
+
+def _usual_values(lines: Lines) -> np.ndarray | None:
+    """The numbers of a file in the usual form, read fast; None: they are in another, or wrong."""
+    delimiter = "," if "," in lines[0][1] else None
+    try:
+        values = np.loadtxt(
+            [line for _, line in lines], delimiter=delimiter, ndmin=2, comments=None
+        )
+    except ValueError:
+        return None
+    columns = values.shape[1]
+    if columns > 5 and delimiter:  # perhaps decimal commas
+        return None
+    if columns not in (4, 5, 8, 9) or (np.abs(values[:, : columns // 4 * 4]) > LARGEST).any():
+        return None
+    return values
 
 
 def _may_have_decimal_commas(line: str) -> bool:

@@ -154,7 +154,8 @@ def _choose(folder: Path, complete: list[Group], there: Places, sequences: set[s
         if len(places) == 1:
             advice = "Move the others away"
             if not any("/" in group.pattern for group in candidates):
-                advice += ", or name what stands before the sequence (--prefix)"
+                before = candidates[0].pattern.partition("*")[0]
+                advice += f", or name what stands before the sequence (--prefix {before or '...'})"
         listed = ", ".join(sorted(map(str, candidates))[:6])
         raise ResultFileError(
             f"{folder}: {len(candidates)} files for each sequence: {listed}; expected one. {advice}"
