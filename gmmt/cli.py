@@ -56,7 +56,10 @@ def verify(
     bad = False
     for name in names:
         problems = manifest.verify(name, data=data)
-        for line in problems or ["complete and unchanged"]:
+        fine = "complete and unchanged"
+        if not manifest.load(name).automatic:
+            fine = "complete, as far as its manifest can tell"
+        for line in problems or [fine]:
             typer.echo(f"{name}: {line}", err=bool(problems))
         bad |= bool(problems)
     if bad:
@@ -114,17 +117,20 @@ app.command()(track)
 
 
 def main() -> None:
-    """Runs the command line; an error that gmmt raises on purpose is one plain message and exit
-    status 1.
+    """Runs the command line; an error that gmmt raises on purpose, or the system's about a file,
+    is one plain message and exit status 1.
     """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
-    except (GmmtError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
+        sys.exit(1)
+    except (GmmtError, OSError) as error:
+        words = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            words = f"{error.filename}: {error.strerror}"
+        print(f"error: {words}", file=sys.stderr)
         sys.exit(1)
 
 

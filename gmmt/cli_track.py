@@ -35,7 +35,7 @@ def track(
     ] = None,
     out: Annotated[
         Path | None,
-        option("Where to write the boxes; - is standard output (default: NAME.txt here)."),
+        option("Where to write the boxes; - is standard output (default: a new NAME.txt here)."),
     ] = None,
     video: Annotated[Path | None, option("Also a film of them: FILE.mp4 or FILE.gif.")] = None,
     steps: Annotated[int, option("Sampling steps of GMMT, 1 to 1000.")] = 1,
@@ -65,9 +65,20 @@ def track(
         raise SettingError(f"--steps is 1 to 1000, not {steps}")
     if row is not None and official is not None:
         raise SettingError("--row and --official name two trackers; expected one of them")
+    if official is None and elimination is not None:
+        raise SettingError("--elimination is of official weights: it needs --official KIND FILE")
+    if official is not None and (profile, seed, weights) != ("auto", 0, None):
+        raise SettingError(
+            "--profile, --seed and --weights are the miniature's; --official needs none of them"
+        )
     folders = find_folders(sequence, rgb, thermal)
     whole, start = open_video(*folders, first)
-    out = out or Path(f"{whole.name}.txt")
+    if out is None:
+        out = Path(f"{whole.name}.txt")
+        if out.exists():
+            raise SettingError(
+                f"{out}: is there already; to replace it, or for another: --out FILE"
+            )
     if str(out) != "-":
         _check_output(out, "--out", folders, official)
         check_writable(out, "name another place: --out FILE")
@@ -84,6 +95,8 @@ def track(
     else:
         name, target = official[0], None
         tracker, mode, reading, threads = _official(*official, elimination)
+    if steps != 1 and (mode != "stage2" or tracker.fusion is None):
+        warnings.warn(f"{name} samples nothing: --steps changes nothing", stacklevel=2)
     small, scale = at_size(whole, target)
     with compute.threads(threads):
         found = tracking.track(tracker, mode, small, steps=steps, reading=reading)
@@ -117,6 +130,8 @@ def _check_output(
     """SettingError if a file to be written would replace an input, or be read as one next time."""
     from gmmt.data import truth
 
+    if path.as_posix() in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        raise SettingError(f"{path}: expected a file. For standard output use --out -")
     place, (folder, *inputs) = path.resolve(), folders
     if official is not None:
         inputs.append(official[1])

@@ -98,7 +98,8 @@ def _written_beside(path: Path, advice: str = "name another place"):
             what = "a folder" if path.is_dir() else "no regular file"
             raise OSError(errno.EISDIR, f"it is {what}; expected the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        name = path.name if len(os.fsencode(path.name)) < 200 else "long"  # 255 is the most
+        temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
         yield temporary
     except GmmtError:
         raise

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmmt import files, predictions
+from gmmt import cli, files, predictions
 from gmmt.config_file import resolve_profile
 from gmmt.data import synthetic
 from gmmt.errors import DownloadError, SettingError
@@ -42,7 +42,7 @@ def test_what_can_be_written_leaves_nothing_but_the_folders_around_it(tmp_path):
         ("folder", r"folder: cannot be written \(it is a folder; expected the name of a file\)"),
         ("file/table.csv", r"table\.csv: cannot be written \(.*: .*file\); name another"),
         ("file/folder/table.csv", r"table\.csv: cannot be written \(.*: .*file.*\); name another"),
-        ("x" * 250, r"x: cannot be written \(File name too long\)"),
+        ("x" * 256, r"x: cannot be written \(File name too long"),
         ("/proc/gmmt/table.csv", r"/proc/gmmt/table\.csv: cannot be written \(.*: /proc/gmmt\)"),
         ("/dev/null", r"/dev/null: cannot be written \(it is no regular file;"),
         (".", r"cannot be written \(it is a folder;"),
@@ -94,6 +94,15 @@ def test_errors_of_the_block_stay_what_they_are(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_longest_names_are_written(tmp_path):
+    for name in ("x" * 255, "é" * 127):
+        files.check_writable(tmp_path / name)
+        with files.atomic_write(tmp_path / name) as file:
+            file.write("new")
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
 def test_a_link_is_written_through(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "here.csv").symlink_to(tmp_path / "there" / "x.csv")
@@ -101,6 +110,31 @@ def test_a_link_is_written_through(tmp_path):
         file.write("new")
     assert (tmp_path / "here.csv").is_symlink()
     assert (tmp_path / "there" / "x.csv").read_text() == "new"
+
+
+# --- from the command line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "x.pth"), "x.pth: Permission denied"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "xx: File name too long"),
+        (OSError("told without a name"), "told without a name"),
+        (FileNotFoundError("x.txt: there is no such file"), "x.txt: there is no such file"),
+        (SettingError("x: wrong"), "x: wrong"),
+    ],
+)
+def test_errors_of_the_system_are_one_plain_line(error, words, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main changes it
+    with pytest.raises(SystemExit) as status:
+        cli.main()
+    assert status.value.code == 1
+    assert capsys.readouterr().err == f"error: {words}\n"
 
 
 # --- kept boxes -----------------------------------------------------------------------------------

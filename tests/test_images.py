@@ -3,6 +3,7 @@
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ def names(n, first=0):
         ("vis", "lwir"),
         ("img_v", "img_i"),
         ("rgb", "ir_gray"),
+        ("Visible", "FIR"),
     ],
 )
 def test_folders_are_known_by_their_names(tmp_path, rgb, thermal):
@@ -72,8 +74,16 @@ def test_others_are_named_by_hand(tmp_path, monkeypatch):
     assert find_folders(None, rgb, thermal) == (tmp_path, rgb, thermal)
     found = find_folders(tmp_path, None, thermal.relative_to(tmp_path))
     assert found == (tmp_path, tmp_path / "visible", thermal)
+    # What is named is looked for in the video first, then from here.
+    (tmp_path / "here" / "cam1").mkdir(parents=True)
+    (tmp_path / "here" / "cam2").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.warns(UserWarning, match=r"cam1 is read as thermal, not .*here/cam1"):
+        assert find_folders(tmp_path, rgb, Path("cam1"))[2] == thermal
+    assert find_folders(tmp_path, rgb, Path("cam2"))[2] == Path("cam2")
+    assert find_folders(None, Path("cam1"), Path("cam2"))[1:] == (Path("cam1"), Path("cam2"))
     with pytest.raises(
-        SettingError, match=r"no folder infrared or .*; there are: cam0, cam1, visi"
+        SettingError, match=r"no folder infrared or .*; there are: cam0, cam1, here, visi"
     ):
         find_folders(tmp_path)
     with pytest.raises(SettingError, match=r"expected --sequence DIR, or --rgb DIR and --thermal"):
@@ -141,6 +151,45 @@ def test_images_are_in_the_order_of_their_numbers(tmp_path, given, expected):
     assert {p.name for p in files} == set(given)
     if len(given) == 3:
         assert files[2].name == max(given, key=lambda name: int(name.strip("v.png")))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([f"{s}.png" for s in ("63.01", "63.0433", "63.3097", "63.343", "64.0")], None),
+        ([f"{k}.{k % 2 + 1}.png" for k in range(3)], None),
+        ([f"clip1.{k}.png" for k in range(8, 12)], None),  # no fractions: 10 would be 1
+        ([f"{s}.png" for s in ("30-01-2024_6", "31-01-2024_7", "01-02-2024_8")], "6..8, and no"),
+        ([f"{12 if k < 58 else 1}-{k}PM.png" for k in range(56, 60)], "56..59, and no other"),
+        ([f"conf{c}_frame{k}.png" for k, c in enumerate((9, 3, 5, 7))], "0..3, and no other"),
+        ([f"{s}.png" for s in ("1000_940", "1000_980", "1001_20", "1001_61")], None),
+        ([f"{s}.png" for s in ("12-58-57", "12-59-59", "13-00-00", "13-00-02")], None),
+    ],
+)
+def test_of_several_numbers_those_are_taken_that_say_the_order(tmp_path, given, words):
+    put(tmp_path, given)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        files, _ = in_order(tmp_path)
+    assert [p.name for p in files] == given
+    assert len(caught) == (words is not None)
+    assert words is None or words in str(caught[0].message)
+
+
+def test_an_order_that_names_leave_open_is_said(tmp_path):
+    put(tmp_path, [f"{n}_part{m}.png" for m in (1, 2) for n in (1, 2, 3)])
+    with pytest.warns(UserWarning, match=r"sorted by the first number that differs, then the next"):
+        in_order(tmp_path)
+    put(tmp_path / "days", [f"{s}.png" for s in ("30-01_7", "31-01_9", "01-02_3", "01-02_4")])
+    with pytest.warns(UserWarning, match=r"sorted by the first number that differs"):
+        in_order(tmp_path / "days")
+
+
+@pytest.mark.parametrize("given", [["-2.png", "-1.png"], ["t_-2.png", "t_-1.png"]])
+def test_numbers_below_zero_are_refused(tmp_path, given):
+    put(tmp_path, given)
+    with pytest.raises(SettingError, match=r"-1.png: a number below zero"):
+        in_order(tmp_path)
 
 
 def test_a_number_twice_and_a_strange_name_are_refused(tmp_path):
@@ -265,6 +314,67 @@ def test_deep_images_have_one_range_for_the_whole_video(tmp_path, dtype, ending,
         np.testing.assert_allclose(np.asarray(read), expected, atol=0.51)
 
 
+@pytest.mark.parametrize(("wrong", "dtype"), [(0, "uint16"), (65535, "uint16"), (-9999, "float32")])
+def test_a_few_values_far_from_the_scene_do_not_make_it_dark(tmp_path, wrong, dtype):
+    def make(i):
+        scene = 7000.0 + picture(i) + np.arange(96) % 40
+        scene[i, :3] = wrong
+        return scene.astype(dtype)
+
+    put(tmp_path, [f"{i}.tif" for i in range(3)], make)
+    with pytest.warns(UserWarning, match=r"became 0..255; a few values beyond it") as told:
+        images = Images(tmp_path, "L")
+    words = f"({min(wrong, 7040)}..{max(wrong, 7253)}) are cut off"
+    assert words in str(told[0].message)
+    assert "these levels" not in str(told[0].message)
+    low, high = images.range
+    assert 6800 < low <= 7040
+    assert 7253 <= high < 7500
+    assert np.ptp(np.asarray(images.read(1))[5:]) >= 80
+
+
+def test_a_small_hot_target_keeps_its_place_above_the_scene(tmp_path):
+    def make(_):
+        scene = 290 + np.arange(96 * 64, dtype=np.float32).reshape(64, 96) % 10
+        scene[30:32, 40:42] = 340  # less than 0.1 % of the pixels
+        return scene
+
+    put(tmp_path, ["0.tif"], make)
+    with pytest.warns(UserWarning, match=r"290..308, .* beyond it \(290..340\) are cut off"):
+        read = np.asarray(Images(tmp_path, "L").read(0))
+    assert read[30, 40] == 255
+    assert np.delete(read.ravel(), np.flatnonzero(read == 255)).max() < 140
+
+
+def test_a_scene_without_room_is_said(tmp_path):
+    def make(_):
+        scene = 290 + np.arange(96 * 64, dtype=np.float32).reshape(64, 96) % 20
+        scene[:, :20] = -9999  # one fifth of the pixels: no few
+        return scene
+
+    put(tmp_path, ["0.tif"], make)
+    with pytest.warns(
+        UserWarning, match=r"90 % of the pixels have only 2 of these levels. If some"
+    ):
+        Images(tmp_path, "L")
+
+
+def test_deep_images_that_pillow_does_not_read_as_they_are_are_refused(tmp_path):
+    put(tmp_path / "a", ["0.tif"], lambda i: picture(i).astype(np.uint16), tiffinfo={262: 0})
+    with pytest.raises(SettingError, match=r"0.tif: 16 bits in which 0 is white; expected 0 as bl"):
+        Images(tmp_path / "a", "L")
+    (tmp_path / "b").mkdir()
+    deep = np.arange(8 * 8 * 3).astype(">u2").tobytes()
+    (tmp_path / "b" / "0.ppm").write_bytes(b"P6 8 8 4095 " + deep)
+    with pytest.raises(SettingError, match=r"0.ppm: PPM of 16 bits as RGB; expected gray without"):
+        Images(tmp_path / "b", "RGB")
+
+
+def test_netpbm_is_read(tmp_path):
+    put(tmp_path, ["0.pgm", "1.pgm"])
+    assert np.asarray(Images(tmp_path, "L").read(1)).tolist() == picture(1).tolist()
+
+
 def test_holes_in_fractions_are_left_out_of_the_range_and_counted(tmp_path):
     def make(i):
         values = picture(i).astype(np.float32) / 255
@@ -353,6 +463,17 @@ def test_false_colours_of_thermal_images_are_told_and_gray_ones_are_fine(tmp_pat
     )
     with pytest.warns(UserWarning, match=r"0.png: thermal images in false colours"):
         Images(tmp_path / "false", "L")
+    for false in range(3):  # the first, the middle or the last alone
+        hues = [picture(), 255 - picture(), picture()]
+        tinted = np.stack(hues, axis=-1)
+        folder = tmp_path / str(false)
+        put(
+            folder,
+            names(3),
+            lambda i, false=false, tinted=tinted: tinted if i == false else colored(i),
+        )
+        with pytest.warns(UserWarning, match=rf"00{false}.png: thermal images in false colours"):
+            Images(folder, "L")
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
@@ -372,15 +493,29 @@ def test_a_turn_that_is_told_behind_the_pixels_is_not_passed_over(tmp_path):
     put(tmp_path, names(2))
     exif = Image.Exif()
     exif[0x0112] = 6
-    whole = (tmp_path / "001.png").read_bytes()
     told = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
-    (tmp_path / "001.png").write_bytes(whole[:-12] + told + whole[-12:])
-    with pytest.raises(SettingError, match=r"001.png: 64 x 96 pixels .* 000.png has 96 x 64"):
-        Images(tmp_path, "L").read(1)
+    for name in ("001.png", "000.png"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-12] + told + whole[-12:])
+        if name == "001.png":
+            with pytest.raises(SettingError, match=r"001.png: 64 x 96 .* 000.png has 96 x 64"):
+                Images(tmp_path, "L")
+    images = Images(tmp_path, "L")
+    assert images.size == images.read(1).size == (64, 96)
+
+
+def test_an_image_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    put(tmp_path, names(2))
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(PermissionError, match=r"000.png"):
+        Images(tmp_path, "L")
 
 
 def test_damaged_and_many_paged_files_are_named(tmp_path):
-    put(tmp_path / "a", ["0.jpg", "1.jpg"])
+    put(tmp_path / "a", [f"{i}.jpg" for i in range(4)])
     whole = (tmp_path / "a" / "1.jpg").read_bytes()
     (tmp_path / "a" / "1.jpg").write_bytes(whole[: -len(whole) // 10])
     images = Images(tmp_path / "a", "L")  # its header is whole

@@ -912,6 +912,12 @@ def test_known_differences_and_other_names_of_folders_are_no_problem(videos, she
     assert verify("videos") == []
 
 
+def test_truth_that_cannot_be_read_is_a_problem(videos):
+    (videos / "cat" / "gt.txt").write_text("1,2,3,4\nx,y,w,h\n1,2,3,4\n")
+    (line,) = verify("videos")
+    assert line.startswith(f"{videos / 'cat' / 'gt.txt'}, line 2: 'x,y,w,h' is no box")
+
+
 def test_what_is_not_known_is_not_checked(videos, shelf):
     split = {"folder": ".", "depth": 1, "count": None, "list": None, "rows": None}
     (videos / "cat" / "gt.txt").write_text("1,2,3,4\n")
@@ -949,6 +955,7 @@ def test_a_data_set_may_be_there_in_part(shelf, data):
     assert line.startswith(f"{data / 'videos' / 'train'}: 2 sequence folders; expected 1")
 
 
+@pytest.mark.filterwarnings("ignore:.*neither its size nor its hash")
 def test_weights_are_looked_for(data):
     folder = data / "weights"
     folder.mkdir(parents=True)
@@ -960,9 +967,16 @@ def test_weights_are_looked_for(data):
         and "drive.google.com" in line
         for line in before
     )
-    (folder / "OSTrack_ep0300.pth.tar").write_bytes(b"weights")
-    (folder / "TBSITrack_ep0015.pth.tar").write_bytes(b"weights")
-    assert len(verify("weights")) == len(before) - 2
+    (folder / "OSTrack_ep0300.pth.tar").write_bytes(b"PK weights")
+    (folder / "TBSITrack_ep0015.pth.tar").write_bytes(b"\x80 weights")
+    with pytest.warns(UserWarning, match=r"OSTrack_ep0300.pth.tar: present; neither its size nor"):
+        assert len(verify("weights")) == len(before) - 2
+    (folder / "OSTrack_ep0300.pth.tar").write_bytes(b"<html>")
+    with pytest.warns(UserWarning, match=r"TBSITrack_ep0015.pth.tar: present; neither"):
+        lines = verify("weights")
+    assert len(lines) == len(before) - 1
+    assert any("OSTrack_ep0300.pth.tar: no weight file of torch" in line for line in lines)
+    (folder / "TBSITrack_ep0015.pth.tar").unlink()
     (folder / "OSTrack_ep0300.pth.tar").write_bytes(b"")
     assert any(
         f"{folder / 'OSTrack_ep0300.pth.tar'}: missing, or other content; expected some bytes"

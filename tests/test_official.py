@@ -287,12 +287,16 @@ def test_the_options_of_a_file_of_another_size_are_named(tmp_path):
     """As a model for 384 pixels is, at the official template of 192."""
     tall = OPTIONS["tbsi"] | {"template": 24, "search": 48}
     path = save(tmp_path / "w.pth", cf.state(order("tbsi", options=tall)))
-    with pytest.raises(WeightsError, match=r"another: pass template=24, search=48\. Error"):
+    with pytest.raises(
+        WeightsError, match=r"'tbsi', FILE, template=24, search=48\) in Py.* command line"
+    ):
         load_official("tbsi", path, **OPTIONS["tbsi"])
-    with pytest.raises(WeightsError, match=r"another: pass search=48\. Error"):
+    with pytest.raises(WeightsError, match=r"another: load_official\('tbsi', FILE, search=48\) in"):
         load_official("tbsi", path, **(OPTIONS["tbsi"] | {"template": 24}))
     assert load_official("tbsi", path, **tall).crops.search == 48
-    words = "official size.*pass dim=16, depth=3, patch=4, template=24, search=48, hidden=16, heads"
+    words = (
+        "official size.*FILE, dim=16, depth=3, patch=4, template=24, search=48, hidden=16, heads"
+    )
     with pytest.raises(WeightsError, match=words):
         load_official("tbsi", path)
 
@@ -348,10 +352,25 @@ def test_any_precision_loads_as_float32(dtype, tmp_path):
         assert tracker.search(template, crops, "base")[0].dtype == torch.float32
 
 
+def test_long_lists_of_names_are_cut(tmp_path):
+    state = cf.state(order("tbsi"))
+    left = {name: value for name, value in state.items() if "blocks." not in name}
+    with pytest.raises(WeightsError) as error:
+        load_official("tbsi", save(tmp_path / "w.pth", left), **OPTIONS["tbsi"])
+    assert str(error.value).count('"backbone.') == 10
+    assert '", ....' in str(error.value)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "module.module.", "_orig_mod.", "net."])
-def test_what_wrappers_put_before_names_is_dropped(prefix, tmp_path):
+@pytest.mark.parametrize("wrapper", ["averaged", "inner"])
+def test_what_wrappers_put_into_names_is_dropped(prefix, wrapper, tmp_path):
     state = cf.state(order("tbsi", networks()["uvit"]))
-    path = save(tmp_path / "w.pth", {prefix + name: value for name, value in state.items()})
+    named = {prefix + name: value for name, value in state.items()}
+    if wrapper == "averaged":
+        state["n_averaged"] = named["n_averaged"] = torch.tensor(3)
+    else:  # a part was compiled
+        named = {k.replace("backbone.", "backbone._orig_mod."): v for k, v in named.items()}
+    path = save(tmp_path / "w.pth", named)
     assert has_the_tensors_of(load_official("tbsi", path, **OPTIONS["tbsi"]), state)
     with pytest.raises(WeightsError, match="expected weights of vipt, but these are tbsi's"):
         load_official("vipt", path, **OPTIONS["vipt"])
@@ -374,3 +393,20 @@ def test_weights_that_are_not_finite_are_refused_by_name(value, tmp_path):
         state[name].flatten()[-1] = value
         with pytest.raises(WeightsError, match=rf"w\.pth: '{re.escape(name)}' holds NaN or inf"):
             load_official("vipt", save(path, state), **OPTIONS["vipt"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("box_head.conv1_ctr.1.running_var", -1.0, "variances below zero"),
+        ("backbone.blocks.1.attn.qkv.weight", 0.0, "only zeros"),
+    ],
+)
+def test_weights_that_no_training_makes_are_refused_by_name(name, value, words, tmp_path):
+    state = cf.state(order("vipt"))
+    state["backbone.norm.bias"].fill_(0)  # a vector may be
+    path = save(tmp_path / "w.pth", state)
+    assert load_official("vipt", path, **OPTIONS["vipt"]) is not None
+    state[name].fill_(value)
+    with pytest.raises(WeightsError, match=rf"w\.pth: '{re.escape(name)}' holds {words}; expected"):
+        load_official("vipt", save(path, state), **OPTIONS["vipt"])

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import pickle
 import struct
@@ -11,6 +12,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +62,40 @@ def test_what_is_no_weight_file_is_refused_in_words(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WeightsError, match="damaged"):
+        read_state(path)
+
+
+def test_what_a_file_is_instead_is_said(tmp_path):
+    path, state = tmp_path / "w.pth", {"a.weight": torch.ones(3), "b": torch.ones(2)}
+    with pytest.raises(WeightsError, match=r"a folder; expected a file"):
+        read_state(tmp_path)
+    made = {
+        "a page of the web": lambda: path.write_text("\n<!DOCTYPE html>"),
+        "a safetensors file. Load it": lambda: safetensors.torch.save_file(state, path),
+        "a pickle, as torch before 1.6": lambda: torch.save(
+            {"net": state}, path, _use_new_zipfile_serialization=False
+        ),
+        'under "net", but it has a.weight, b. Load': lambda: torch.save(state, path),
+        "but it has state_dict. Load it, and save it as torch.save": lambda: torch.save(
+            {"state_dict": state}, path
+        ),
+    }
+    for words, make in made.items():
+        make()
+        with pytest.raises(WeightsError) as error:
+            read_state(path)
+        assert words in str(error.value)
+        assert "Fetch it again" not in str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = save(tmp_path / "w.pth", {"w": torch.ones(1)})
+
+    def denied(self, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(path), "open", denied)
+    with pytest.raises(PermissionError):
         read_state(path)
 
 

@@ -6,6 +6,8 @@ import functools
 import os
 import re
 import sys
+import warnings
+from pathlib import Path
 
 import closed_form as cf
 import numpy as np
@@ -20,7 +22,7 @@ from gmmt.data import movie
 from gmmt.data.boxes import read_boxes
 from gmmt.data.sequence import Sequence
 from gmmt.data.video import at_size, open_video, read_video
-from gmmt.errors import GmmtError, SettingError, WeightsError
+from gmmt.errors import GmmtError, ResultFileError, SettingError, WeightsError
 from gmmt.trackers import official
 
 
@@ -89,6 +91,22 @@ def test_a_tiny_target_does_not_make_frames_of_gigabytes(folder):
     assert scale == 4096 / 1920
 
 
+def test_narrow_frames_keep_their_shape(folder):
+    def frame(_):
+        values = np.zeros((4, 20, 400), np.uint8)
+        values[:, 2:18, 40:340] = 200
+        return values
+
+    small, scale = at_size(Sequence("x", np.array([[40.0, 2, 300, 16]]), frame, (20, 400)), 18.0)
+    bright = small.frame(0)[3] > 100
+    x, y, w, h = small.boxes[0]
+    found = [np.flatnonzero(bright.any(axis)) for axis in (0, 1)]
+    np.testing.assert_allclose([found[0][0], found[1][0]], [x, y], atol=1)
+    np.testing.assert_allclose([len(found[0]), len(found[1])], [w, h], atol=1)
+    assert small.size == (8, 160)
+    assert scale == 0.4
+
+
 # --- which boxes of which frames ------------------------------------------------------------------
 
 
@@ -102,10 +120,7 @@ def test_a_box_for_each_frame_or_one_from_the_command_line(folder):
     assert annotated(video) == [0]
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "step"),
-    [(7, 3, 3), (7, 2, 6), (21, 3, 10), (30, 3, 10), (50, 10, 5), (23, 8, 3), (25, 3, 10)],
-)
+@pytest.mark.parametrize(("n", "m", "step"), [(21, 3, 10), (30, 3, 10), (25, 3, 10)])
 def test_a_box_every_so_many_frames_is_said(tmp_path, n, m, step):
     folder = make_video(tmp_path, n)
     write(folder, boxes_of(n)[::step][:m])
@@ -119,7 +134,7 @@ def test_a_box_every_so_many_frames_is_said(tmp_path, n, m, step):
 
 
 @pytest.mark.parametrize(
-    ("n", "m"), [(7, 5), (7, 6), (7, 8), (7, 40), (3, 2), (1, 2), (31, 3), (23, 2), (20, 4)]
+    ("n", "m"), [(7, 5), (7, 6), (7, 8), (7, 40), (3, 2), (1, 2), (31, 3), (23, 2), (24, 12)]
 )
 def test_what_cannot_be_known_is_not_guessed_and_not_measured(tmp_path, n, m):
     folder = make_video(tmp_path, n)
@@ -177,6 +192,24 @@ def test_gtots_files_hold_two_corners(folder):
     assert video.boxes[0].tolist() == [40, 20, 18, 18]
 
 
+@pytest.mark.parametrize(
+    "orders",
+    [
+        [(0, 1, 2, 3)] * 6 + [(2, 1, 0, 3)],
+        [(2, 3, 0, 1)] * 7,
+        [(0, 3, 2, 1), (2, 1, 0, 3)] * 3 + [(2, 3, 0, 1)],
+    ],
+)
+def test_gtots_corners_stand_in_any_order(folder, orders):
+    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes_of(7)]
+    rows = [tuple(row[k] for k in order) for row, order in zip(corners, orders, strict=True)]
+    write(folder, rows, "groundTruth_v.txt")
+    np.testing.assert_allclose(open_folder(folder)[0].boxes, boxes_of(7))
+    rows[3] = (-1, -1, -1, -1)
+    write(folder, rows, "groundTruth_v.txt")
+    assert annotated(open_folder(folder)[0]) == [0, 1, 2, 4, 5, 6]
+
+
 def test_elsewhere_corners_are_only_read_where_nothing_else_is_possible(folder):
     corners = [(60, 30, 88, 60)] * 7  # as x, y, w, h their middle is outside of the frame
     write(folder, corners, "groundtruth.txt")
@@ -184,7 +217,60 @@ def test_elsewhere_corners_are_only_read_where_nothing_else_is_possible(folder):
         video, _ = open_folder(folder)
     assert video.boxes[0].tolist() == [60, 30, 28, 30]
     write(folder, [(10, 20, 28, 38)] * 7, "groundtruth.txt")  # it may be both: no guess
-    assert open_folder(folder)[0].boxes[0].tolist() == [10, 20, 28, 38]
+    with pytest.warns(UserWarning, match=r"groundtruth.txt: read as x, y, w, h. Are these two cor"):
+        assert open_folder(folder)[0].boxes[0].tolist() == [10, 20, 28, 38]
+    # In the upper left they may be both, too, but move together.
+    corners = [(x, y, x + w + i % 2, y + h) for i, (x, y, w, h) in enumerate(boxes_of(7))]
+    write(folder, corners, "groundtruth.txt")
+    with pytest.warns(UserWarning, match=r"groundtruth.txt: read as two corners"):
+        assert open_folder(folder)[0].boxes[3].tolist() == [19, 20, 19, 18]
+    larger = [(2 + 3 * i, 4 + i, 40 + i, 30) for i in range(7)]  # than its place: a target
+    write(folder, larger, "groundtruth.txt")
+    with pytest.warns(UserWarning, match=r"Are these two corners"):
+        assert open_folder(folder)[0].boxes[3].tolist() == list(larger[3])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([(1, 20, 20, 18, 18)], "the last is no confidence, 0..1 .row 1 ends with 18.* frame's n"),
+        ([(1 + 10 * i, 10, 20, 18, 18) for i in range(3)], "the last is no confidence"),
+        ([(10, 20, 18, 18, 50)] * 7, "the last is no confidence, 0..1 .row 1 ends with 50"),
+        ([(10, 20, 18, 18), (), (), *[(10, 20, 18, 18)] * 4], "5 rows and 2 blank lines for 7 fra"),
+        ([(), *[(10, 20, 18, 18)] * 4, (), ()], "4 rows and 3 blank lines for 7 frames. Where the"),
+    ],
+)
+def test_rows_that_may_be_something_else_are_refused(folder, rows, words):
+    write(folder, rows, "groundtruth.txt")
+    with pytest.raises(ResultFileError, match=words):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([(*box, i % 2) for i, box in enumerate(boxes_of(7))], "only 0 and 1, is passed over: fla"),
+        ([*boxes_of(3), (), *boxes_of(7)[3:]], "1 blank lines were passed over"),
+        ([*boxes_of(7), ()], None),
+        ([(*box, 0.5) for box in boxes_of(7)], None),
+    ],
+)
+def test_what_is_passed_over_in_rows_is_said(folder, rows, words):
+    write(folder, rows, "groundtruth.txt")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        np.testing.assert_allclose(open_folder(folder)[0].boxes, boxes_of(7))
+    assert len(caught) == (words is not None)
+    assert words is None or words in str(caught[0].message)
+
+
+@pytest.mark.filterwarnings("ignore:.*not one each")
+def test_a_row_too_many_and_no_first_box_is_said_as_it_is(folder):
+    write(folder, [(0, 0, 0, 0), *boxes_of(7)])
+    with pytest.raises(
+        SettingError, match=r"in row 1, and of which frames the other 7 rows are is"
+    ):
+        open_folder(folder)
 
 
 def test_the_layout_of_vot_rgbt_has_four_corners(tmp_path):
@@ -193,7 +279,7 @@ def test_the_layout_of_vot_rgbt_has_four_corners(tmp_path):
     assert read_video(folder, target=None)[0].boxes.tolist() == [[10, 20, 18, 18]] * 2
 
 
-@pytest.mark.parametrize("absent", [(0, 0, 0, 0), ("nan",) * 4])
+@pytest.mark.parametrize("absent", [(0, 0, 0, 0), ("nan",) * 4, (-1, -1, -1, -1)])
 def test_an_absent_target_is_not_measured(folder, absent):
     rows = boxes_of(7)
     rows[3] = absent
@@ -207,7 +293,9 @@ def test_an_absent_target_is_not_measured(folder, absent):
     assert (start, len(video)) == (2, 5)
     assert video.boxes[0].tolist() == [16, 20, 18, 18]
     write(folder, [absent] * 7)
-    with pytest.raises(SettingError, match=r"absent .* in 7 of 7 rows .* Give it: --box x,y,w,h"):
+    with pytest.raises(
+        SettingError, match=r"absent .* in all of 7 rows; .* Give it: --box x,y,w,h"
+    ):
         open_folder(folder)
 
 
@@ -217,12 +305,30 @@ def test_which_file_of_boxes_is_read(folder):
         SettingError, match=r"no text file of boxes .*there are: readme.txt. Give t"
     ):
         open_folder(folder)
-    (folder / "infrared.txt").write_text("2 2 20 20\n")
+    (folder / "infrared.txt").write_text("2 30 20 20\n")
     with pytest.warns(UserWarning, match=r"infrared.txt: boxes of the thermal images"):
         assert open_folder(folder)[0].boxes[0, 0] == 2
-    (folder / "Visible.TXT").write_text("3 3 20 20\n")
+    (folder / "Visible.TXT").write_text("3 30 20 20\n")
     (folder / "._init.txt").write_bytes(b"\0")
     assert open_folder(folder)[0].boxes[0, 0] == 3
+
+
+def test_of_several_files_of_boxes_the_one_with_a_row_a_frame_is_read(folder):
+    write(folder, boxes_of(7), "groundtruth.txt")
+    (folder / "init.txt").write_text("10 20 18 18\n")
+    (folder / "rgb.txt").write_text("1 rgb/1.png\n2 rgb/2.png\n")
+    with (
+        pytest.warns(UserWarning, match=r"groundtruth.txt: the boxes are read .* not init.txt$"),
+        pytest.warns(UserWarning, match=r"passed over: .*rgb.txt, line 1: .* is no box"),
+    ):
+        assert annotated(open_folder(folder)[0]) == list(range(7))
+    write(folder, boxes_of(5), "groundtruth.txt")
+    (folder / "visible.txt").write_text("10 20 18 18\n")
+    with pytest.warns(UserWarning, match=r"visible.txt: the boxes are .* not groundtruth.txt$"):
+        assert annotated(open_folder(folder)[0]) == [0]
+    write(folder, [(1, 2)], "groundtruth.txt")
+    with pytest.raises(ResultFileError, match=r"groundtruth.txt, line 1: '1 2' has 2 numbers"):
+        open_folder(folder)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +425,39 @@ def test_a_film_that_cannot_be_made_is_refused_before_any_work(tmp_path, monkeyp
     movie.check_movie(tmp_path / "film.gif")
 
 
+def test_a_film_that_is_not_whole_is_no_film(folder, monkeypatch):
+    """As on a full disk, of which ffmpeg's caller is not told; in a folder that looks like an
+    address.
+    """
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    write(folder, boxes_of(7))
+    video, _ = open_folder(folder)
+    (folder / "http:").mkdir()
+    monkeypatch.chdir(folder)
+    path = Path("http:", "film.mp4")
+    movie.write_movie(path, video, video.boxes, "DM", "#CC79A7")
+    whole = path.read_bytes()
+    usual = imageio_ffmpeg.write_frames
+
+    for size in (0, 300, len(whole) // 2):
+
+        def full(name, *args, size=size, **options):
+            writer = usual(name, *args, **options)
+            try:
+                writer.send(None)
+                while True:
+                    writer.send((yield))
+            finally:
+                writer.close()
+                os.truncate(name, size)
+
+        monkeypatch.setattr(imageio_ffmpeg, "write_frames", full)
+        with pytest.raises(GmmtError, match=r"film.mp4: the film cannot be written .0 of 7 frames"):
+            movie.write_movie(path, video, video.boxes, "DM", "#CC79A7")
+        assert path.read_bytes() == whole
+        assert [p.name for p in path.parent.iterdir()] == ["film.mp4"]
+
+
 # --- the commands ---------------------------------------------------------------------------------
 
 
@@ -355,6 +494,9 @@ def test_train_and_track_from_the_command_line(folder, weights, tmp_path):
     assert f"RGB: 7 boxes in {out}, film in {film}; mean overlap" in run.stdout
     assert "with 6 later annotated frames" in run.stdout
     assert Image.open(film).n_frames == 7
+    with pytest.warns(UserWarning, match=r"RGB samples nothing: --steps changes nothing"):
+        run = track("--sequence", folder, "--steps", 3, "--out", out, weights=where)
+    assert run.exit_code == 0, run.output  # what is named is replaced
     assert "trains" not in run.stderr  # it was trained before
 
 
@@ -362,6 +504,11 @@ def test_the_default_name_and_standard_output(folder, weights, tmp_path, monkeyp
     monkeypatch.chdir(folder)
     assert track("--sequence", ".", weights=weights[0]).exit_code == 0
     assert read_boxes(folder / "street.txt").shape == (7, 4)
+    run = track("--sequence", ".", weights=weights[0])
+    assert isinstance(run.exception, SettingError)
+    assert "street.txt: is there already; to replace it, or for another: --out" in str(
+        run.exception
+    )
     before = sorted(folder.iterdir())
     run = track("--sequence", folder, "--out", "-", weights=weights[0])
     rows = [line.split(",") for line in run.stdout.splitlines()]
@@ -401,6 +548,10 @@ def test_what_is_asked_for_is_checked_before_any_work(folder, tmp_path, monkeypa
         (["--out", folder / "Init.txt"], "an input, or a place where"),
         (["--official", "tbsi", "w.pth", "--out", "w.pth"], "an input, or a place where"),
         (["--out", tmp_path], "cannot be written (it is a folder"),
+        (["--out", "/dev/stdout"], "For standard output use --out -"),
+        (["--row", "DM", "--no-elimination"], "--elimination is of official weights"),
+        (["--official", "tbsi", "w.pth", "--seed", 1], "--official needs none of them"),
+        (["--official", "tbsi", "w.pth", "--profile", "cpu"], "--official needs none of them"),
         (["--out", tmp_path / "file" / "x.txt"], "cannot be written"),
         (["--video", "x.avi"], "ends in .mp4 or .gif"),
         (["--video", folder / "visible" / "x.gif"], "an input, or a place where"),

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from gmmt.errors import SettingError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp")
 NAMES = {
     "rgb": ("visible", "rgb", "visual", "color", "colour", "vis", "v", "img_v", "img_rgb"),
     "thermal": (
-        *("infrared", "thermal", "ir", "tir", "ir_gray", "lwir", "t", "i"),
+        *("infrared", "thermal", "ir", "tir", "ir_gray", "lwir", "fir", "t", "i"),
         *("img_i", "img_ir", "img_t"),
     ),
 }
 """What data sets call the folders of the two cameras, in small letters."""
+MINUS = re.compile(r"(^|[_= ])-[0-9]")
+"""In a name: a number below zero, not a date or two numbers with a dash between."""
 
 
 def is_hidden(name: str) -> bool:
@@ -42,9 +44,10 @@ def find_folders(
 ) -> tuple[Path, Path, Path]:
     """(folder of the video, of its RGB images, of its thermal ones).
 
-    The latter are named, as they are or within `folder`, or known by NAMES there.
+    The latter are named, within `folder` or, if they are not there, as they are; or known by NAMES.
     SettingError: there is none; what there is, is listed.
     """
+    base = folder or Path()
     if folder is None:
         if rgb is None or thermal is None:
             raise SettingError("no video: expected --sequence DIR, or --rgb DIR and --thermal DIR")
@@ -56,8 +59,10 @@ def find_folders(
         if given is None:
             found.append(_known_folder(folder, kind))
         else:
-            place = given if given.is_dir() else folder / given
-            _check_folder(place if place.is_dir() else given, f"of {kind} images (--{kind})")
+            place = base / given if (base / given).is_dir() else given
+            _check_folder(place, f"of {kind} images (--{kind})")
+            if given.is_dir() and given.resolve() != place.resolve():
+                warnings.warn(f"{place} is read as {kind}, not {given.resolve()}", stacklevel=3)
             found.append(place)
     if found[0].resolve() == found[1].resolve():
         raise SettingError(
@@ -108,12 +113,17 @@ def in_order(folder: Path) -> tuple[list[Path], list]:
     """The images of a folder in the order of their frame numbers, and these: whole numbers, or
     tuples where names differ in several (a date and a time), or texts where there are none.
 
-    SettingError, with names: no images, a number twice, or a name unlike the others.
+    Of several numbers a counter, 1, 2, 3, ..., is the frame number. A warning tells where another
+    order may be meant.
+    SettingError, with names: no images, a number twice, one below zero, or a name unlike the
+    others.
     """
     files = image_files(folder)
     if not files:
         raise SettingError(f"{folder}: no images ({', '.join(ENDINGS)})")
-    every = [tuple(map(int, re.findall(r"[0-9]+", path.stem))) for path in files]
+    # "cam2_007v" -> "cam", "2", "_", "007", "v"
+    parts = [re.split(r"([0-9]+)", path.stem) for path in files]
+    every = [found[1::2] for found in parts]
     ((usual, _),) = Counter(map(len, every)).most_common(1)
     like = files[[len(digits) for digits in every].index(usual)]
     for path, digits in zip(files, every, strict=True):
@@ -122,15 +132,25 @@ def in_order(folder: Path) -> tuple[list[Path], list]:
                 f"{path}: a name unlike {like.name}; expected one pattern with a frame number. "
                 "Rename it, or move it elsewhere"
             )
+        if MINUS.search(path.stem):
+            raise SettingError(
+                f"{path}: a number below zero; expected frames 0, 1, 2, ... Rename it"
+            )
     if usual == 0:
         if len(files) > 1:
             warnings.warn(f"{folder}: names without numbers are sorted as text", stacklevel=4)
         return files, [path.stem for path in files]
-    columns = [k for k in range(usual) if len({digits[k] for digits in every}) > 1]
-    columns = columns or [usual - 1]  # one image, or only the same number again
-    numbers = [tuple(digits[k] for k in columns) for digits in every]
-    if len(columns) == 1:
-        numbers = [number for (number,) in numbers]
+    columns = []
+    for k in range(usual):
+        texts = [digits[k] for digits in every]
+        if k > 0 and all(found[2 * k] == "." for found in parts):
+            texts = _decimals(texts)
+        numbers = [int(text) for text in texts]
+        if len(set(numbers)) > 1 or (not columns and k == usual - 1):
+            columns.append(numbers)  # the last in any case: one image, or the same number again
+    if len(columns) > 1:
+        columns = _decisive(folder, columns)
+    numbers = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     order = sorted(range(len(files)), key=numbers.__getitem__)
     for i, j in pairwise(order):
         if numbers[i] == numbers[j]:
@@ -139,3 +159,44 @@ def in_order(folder: Path) -> tuple[list[Path], list]:
                 f"{numbers[i]}; expected each once. Remove one"
             )
     return [files[i] for i in order], [numbers[i] for i in order]
+
+
+def _decimals(texts: list[str]) -> list[str]:
+    """Numbers behind a point, with zeros at their ends where they are fractions: of several
+    lengths, and none ends with 0, as a counter's 10 does.
+    """
+    longest = max(map(len, texts))
+    if min(map(len, texts)) == longest or any(t[-1] == "0" and len(t) > 1 for t in texts):
+        return texts
+    return [text.ljust(longest, "0") for text in texts]
+
+
+def _decisive(folder: Path, columns: list[list[int]]) -> list[list[int]]:
+    """Which numbers say the order, of those that differ from name to name: the last that counts
+    the images evenly, or all, the first before the second, ...
+    """
+    every, told = range(len(columns[0])), None
+    if len(every) < 3:
+        return columns
+    order = sorted(every, key=list(zip(*columns, strict=True)).__getitem__)
+    for column in reversed(columns):
+        steps = {b - a for a, b in pairwise(sorted(column))}
+        if len(steps) == 1 and 0 not in steps:
+            if sorted(every, key=column.__getitem__) != order:
+                told = f"the number that counts them, {min(column)}..{max(column)}, and no other"
+            columns = [column]
+            break
+    else:
+        # A number that changes more seldom than the one before it, as the month in 31-01, 01-02,
+        # may be meant to come first.
+        for k, (one, two) in enumerate(pairwise(columns)):
+            swapped = [*columns[:k], two, one, *columns[k + 2 :]]
+            other = sorted(every, key=list(zip(*swapped, strict=True)).__getitem__)
+            if len(set(two)) <= len(set(one)) and other != order:
+                told = "the first number that differs, then the next, ..."
+    if told:
+        warnings.warn(
+            f"{folder}: the images are sorted by {told}. If that is not their order, rename them",
+            stacklevel=5,
+        )
+    return columns

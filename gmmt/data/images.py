@@ -14,6 +14,8 @@ from gmmt.data.image_folders import in_order
 from gmmt.errors import GmmtError, SettingError
 
 SAMPLE = 200  # frames, evenly spread, in which the range of deep images is looked for
+PIXELS = 20000  # of each, evenly spread, that tell where most values lie
+FEW_LEVELS = 16  # of 256, in which nine tenths of the pixels show too little
 FALSE_COLORS = 8  # mean difference of an image's channels; JPEG makes fewer of equal ones
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 DEEP = re.compile(r"(?<!BGR);16[BLN]?S?$")  # Pillow's names of 16 bits; BGR;16 has 5 or 6 each
@@ -24,7 +26,8 @@ class Images:
     """The images of one camera, in order, read as 8 bits in `mode`: "RGB", or "L" for gray.
 
     Deeper images (16 and 32 bits, fractions) are brought to 0..255 by one linear range for all of
-    them, which a warning tells, as it does of false colours and of transparency.
+    them, which a warning tells, as it does of false colours and of transparency. Values far from
+    the others are left out of the range: dead or hot pixels, or a number for "no data".
     GmmtError, with the file: it cannot be read, has another size or depth than the first, or all
     are of one colour.
     """
@@ -38,7 +41,7 @@ class Images:
         self.range: tuple[float, float] | None = None  # what becomes 0 and 255
         if self.depth != "8 bits":
             self.range = self._find_range()
-        self._check_first()
+        self._check_some()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,27 +79,39 @@ class Images:
         return np.unique(np.linspace(0, len(self) - 1, SAMPLE).round().astype(int))
 
     def _find_range(self) -> tuple[float, float]:
-        low, high, every, holes = np.inf, -np.inf, self._sample(), 0
+        low, high, every, holes, parts = np.inf, -np.inf, self._sample(), 0, []
         for i in every:
             values = _deep_values(self.files[i])
             finite = values[np.isfinite(values)]
             holes += values.size - finite.size
             low, high = min(low, finite.min(initial=low)), max(high, finite.max(initial=high))
+            parts.append(finite[:: finite.size // PIXELS + 1])
         if not low < high:
             raise SettingError(
                 f"{self.folder}: every pixel looked at is {low:g}; expected images of a scene"
             )
         seen = "all" if len(every) == len(self) else f"{len(every)} of the"
-        lost = f"; {holes} pixels that are NaN or infinite became 0 or 255" if holes else ""
-        warnings.warn(
-            f"{self.folder}: the images have {self.depth}: {low:g}..{high:g}, the range of {seen} "
-            f"{len(self)} frames, became 0..255{lost}",
-            stacklevel=4,
-        )
+        words = f"the range of {seen} {len(self)} frames, became 0..255"
+        # A small target may be hotter than all else: it keeps as much room as the scene has.
+        values = np.concatenate(parts)
+        first, last = np.percentile(values, (0.1, 99.9))
+        if first < last and high - low > 3 * (last - first):
+            words += f"; a few values beyond it ({low:g}..{high:g}) are cut off"
+            low, high = max(low, 2 * first - last), min(high, 2 * last - first)
+        if holes:
+            words += f"; {holes} pixels that are NaN or infinite became 0 or 255"
+        counts = np.sort(np.histogram(values.clip(low, high), 256, (low, high))[0])[::-1]
+        levels = 1 + int((counts.cumsum() < 0.9 * counts.sum()).sum())
+        if levels < FEW_LEVELS:
+            words += f"; 90 % of the pixels have only {levels} of these levels. If some values "
+            words += "stand for no data, write others in their place"
+        words = f"the images have {self.depth}: {low:g}..{high:g}, {words}"
+        warnings.warn(f"{self.folder}: {words}", stacklevel=4)
         return float(low), float(high)
 
-    def _check_first(self) -> None:
-        # The first frame tells, unless it is empty, as while a camera starts.
+    def _check_some(self) -> None:
+        # The first frame may be empty, as while a camera starts. Of false colours and transparency
+        # it tells nothing of those that were made later.
         low, high = 255, 0
         for i in self._sample():
             values = np.asarray(self.read(i))
@@ -107,14 +122,20 @@ class Images:
             raise SettingError(
                 f"{self.folder}: every pixel looked at is {low}; expected images of a scene"
             )
-        image = self._upright(i)
-        if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-            warnings.warn(f"{self.files[i]}: its transparency is left out", stacklevel=4)
-        spread = np.ptp(np.asarray(_colors(image), np.int16), axis=2).mean()
-        if self.mode == "L" and spread > FALSE_COLORS:
+        clear = false = None
+        for k in sorted({i, len(self) // 2, len(self) - 1}, reverse=True):
+            image = self._upright(k)
+            if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+                clear = self.files[k]
+            spread = np.ptp(np.asarray(_colors(image), np.int16), axis=2).mean()
+            if self.mode == "L" and spread > FALSE_COLORS:
+                false = self.files[k]
+        if clear:
+            warnings.warn(f"{clear}: its transparency is left out", stacklevel=4)
+        if false:
             warnings.warn(
-                f"{self.files[i]}: thermal images in false colours; their brightness is "
-                "read, which need not be that of the scene. Gray ones are better",
+                f"{false}: thermal images in false colours; their brightness is read, which need "
+                "not be that of the scene. Gray ones are better",
                 stacklevel=4,
             )
 
@@ -132,7 +153,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except GmmtError:
+    except (GmmtError, PermissionError):
         raise
     except Exception as error:  # a file can be damaged in every way
         raise GmmtError(f"{path}: cannot be read as an image ({error}); copy it again") from None
@@ -141,16 +162,29 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _header(path: Path) -> tuple[tuple[int, int], str]:
     """(width, height) and depth of an image as it is read, without its pixels."""
     with _opened(path) as image:
-        width, height = image.size
-        # Of the class itself: PNG's own getexif reads all pixels. TIFF is turned by Pillow.
-        turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        (width, height), depth = image.size, _depth(image)
+        # PNG's own getexif reads all pixels, behind which it may stand. TIFF is turned by Pillow.
+        behind = image.format == "PNG" and b"eXIf" in _end(path)
+        exif = image.getexif() if behind else Image.Image.getexif(image)
+        turn = exif.get(ExifTags.Base.Orientation, 1)
         if turn in SIDEWAYS and image.format != "TIFF":
             width, height = height, width
+        if depth != "8 bits" and image.format == "TIFF" and image.tag_v2.get(262) == 0:
+            raise SettingError(
+                f"{path}: {depth} in which 0 is white; expected 0 as black. Convert it"
+            )
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # photos with a preview
             raise SettingError(
                 f"{path}: {image.n_frames} images; expected one a file. Write a file for each"
             )
-        return (width, height), _depth(image)
+        return (width, height), depth
+
+
+def _end(path: Path) -> bytes:
+    """The last 64 KiB of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        return file.read()
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -161,6 +195,8 @@ def _rawmode(image: Image.Image) -> str:
 
 def _depth(image: Image.Image) -> str:
     raw = _rawmode(image)
+    if image.format == "PPM" and image.tile[0].args[0] == "RGB" and image.tile[0].args[1] > 255:
+        return "16 bits"  # of which Pillow would keep 8
     if image.mode.startswith("I;16") or DEEP.search(raw):
         return "16 bits"
     return "32 bits" if image.mode in ("I", "F") else "8 bits"
@@ -175,7 +211,8 @@ def _deep_values(path: Path) -> np.ndarray:
             return values
         if not DEEP_COLORS.fullmatch(raw):
             raise SettingError(
-                f"{path}: 16 bits as {raw}; expected gray, or RGB with or without alpha. Convert it"
+                f"{path}: {image.format} of 16 bits as {raw}; expected gray without alpha, or RGB "
+                "of PNG or TIFF. Convert it"
             )
     # Of 16-bit colours Pillow keeps the upper byte. Told that the two lie in the other order, it
     # gives the lower.

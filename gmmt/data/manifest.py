@@ -7,12 +7,13 @@ import os
 import shutil
 import tempfile
 import urllib.parse
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gmmt.data.image_folders import image_files, is_hidden
-from gmmt.errors import DownloadError, ManifestError, did_you_mean
+from gmmt.errors import DownloadError, ManifestError, ResultFileError, did_you_mean
 from gmmt.files import data_dir, manifest_dir, read_json
 
 # What fetch() writes last: size and sha256 of every file beside it. A folder without is not whole.
@@ -279,6 +280,16 @@ def _check_weights(target: Path, manifest: Manifest) -> Iterator[str]:
                         f"{entry['sha256'] or 'not known'}, for {entry['used_by']}"
                     )
                     yield f"{path}: missing, or other content; {expected}. {advice}"
+                elif entry["bytes"] is None and entry["sha256"] is None:
+                    with path.open("rb") as file:
+                        if file.read(1) not in (b"P", b"\x80"):  # a zip archive, a pickle
+                            yield f"{path}: no weight file of torch, perhaps a page. {advice}"
+                            continue
+                    warnings.warn(
+                        f"{path}: present; neither its size nor its hash is known, so its content "
+                        "is not checked",
+                        stacklevel=3,
+                    )
 
 
 def _check_dataset(target: Path, manifest: Manifest) -> Iterator[str]:
@@ -310,6 +321,8 @@ def _check_dataset(target: Path, manifest: Manifest) -> Iterator[str]:
 
 def _check_sequence(sequence: Path, layout: dict, rows: int | None) -> Iterator[str]:
     """What is wrong in a sequence's folder; `rows`: its ground truth's number of rows, if known."""
+    from gmmt.data.boxes import read_boxes
+
     images, annotations = [], []
     for image in layout["images"]:
         folders = [sequence / name for name in image["folders"]]
@@ -324,6 +337,11 @@ def _check_sequence(sequence: Path, layout: dict, rows: int | None) -> Iterator[
         text = path.read_text(encoding="latin-1") if path.is_file() else ""
         number = sum(bool(line.strip()) for line in text.split("\n"))
         annotations.append((path, number, "rows of ground truth"))
+        if number:
+            try:
+                read_boxes(path)
+            except ResultFileError as error:
+                yield f"{error}. Unpack the sequence again"
     frames = max(number for _, number, _ in images)
     # If rows are not images, image folders can only be compared with each other, and rows with
     # what the manifest says.

@@ -50,7 +50,8 @@ def write_movie(
     GmmtError: it cannot be written.
     """
     pictures = _pictures(video, boxes, name, color, first, WIDTHS[path.suffix.lower()])
-    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")  # its ending says what to write
+    # Its ending says what to write.
+    temporary = path.absolute().with_name(f".{uuid.uuid4().hex}{path.suffix.lower()}")
     try:
         if path.suffix.lower() == ".gif":
             # Pillow's own choice of 256 colours would drop those of thin lines.
@@ -58,7 +59,7 @@ def write_movie(
             rest = {"append_images": few, "duration": 1000 // RATE, "loop": 0}
             next(few).save(temporary, save_all=True, **rest)
         else:
-            _write_mp4(temporary, pictures)
+            _write_mp4(temporary, pictures, len(video))
         os.replace(temporary, path)
     except OSError as error:
         raise GmmtError(f"{path}: the film cannot be written ({error!s:.300})") from None
@@ -66,7 +67,10 @@ def write_movie(
         temporary.unlink(missing_ok=True)
 
 
-def _write_mp4(path: Path, pictures: Iterator[Image.Image]) -> None:
+def _write_mp4(path: Path, pictures: Iterator[Image.Image], n: int) -> None:
+    """OSError: the film does not hold all n pictures in the end. (write_frames does not say
+    whether ffmpeg failed.)
+    """
     import imageio_ffmpeg
 
     one = next(pictures)
@@ -78,6 +82,12 @@ def _write_mp4(path: Path, pictures: Iterator[Image.Image]) -> None:
         writer.send(one.tobytes())
         for picture in pictures:
             writer.send(picture.tobytes())
+    try:
+        found, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    except RuntimeError:
+        found = 0
+    if found != n:
+        raise OSError(f"{found} of {n} frames can be read back; is the disk full?")
 
 
 def _pictures(

@@ -7,33 +7,53 @@ from pathlib import Path
 
 import numpy as np
 
-from gmmt.data.boxes import read_boxes
+from gmmt.data.boxes import BoxFile, read_box_file, upright
 from gmmt.data.image_folders import is_hidden
-from gmmt.errors import GmmtError, SettingError
+from gmmt.errors import GmmtError, ResultFileError, SettingError
 
 FILES = ("visible", "rgb", "init", "groundtruth", "groundtruth_rect", "groundtruth_v")
 THERMAL_FILES = ("infrared", "thermal", "ir", "groundtruth_i")
 EVERY_FILE = (*FILES, *THERMAL_FILES)
-CORNERS = ("groundtruth_v", "groundtruth_i")  # GTOT's rows are x1 y1 x2 y2
+CORNERS = ("groundtruth_v", "groundtruth_i")  # GTOT's rows are two corners, in any order
 STEP = 10  # VTUAV annotates every tenth frame
 OFFSETS = "init_frame.npy"  # of VTUAV: sequence -> the frame of its first box
 
 
-def find_truth(folder: Path) -> Path:
-    """The text file of boxes in a video's folder; SettingError if there is none that is known."""
+def find_truth(folder: Path, frames: int) -> Path:
+    """The text file of boxes in the folder of a video of so many frames: of those that are known
+    by FILES one with a row a frame, else the first. A warning names the others.
+
+    SettingError: there is none. ResultFileError: none can be read.
+    """
     texts = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() == ".txt" and path.is_file() and not is_hidden(path.name):
             texts[path.stem.lower()] = path
-    for name in EVERY_FILE:
-        if name in texts:
-            if name in THERMAL_FILES:
-                warnings.warn(
-                    f"{texts[name]}: boxes of the thermal images, taken for both: there are none "
-                    "of the RGB images",
-                    stacklevel=3,
-                )
-            return texts[name]
+    errors = []
+    for names in (FILES, THERMAL_FILES):
+        rows = {}
+        for path in (texts[name] for name in names if name in texts):
+            try:
+                rows[path] = len(read_box_file(path).boxes)
+            except ResultFileError as error:
+                errors.append(error)
+        if not rows:
+            continue
+        found = next((path for path in rows if rows[path] == frames), next(iter(rows)))
+        for error in errors:
+            warnings.warn(f"passed over: {error}", stacklevel=3)
+        if len(rows) > 1:
+            others = ", ".join(path.name for path in rows if path != found)
+            warnings.warn(f"{found}: the boxes are read from here, not {others}", stacklevel=3)
+        if names is THERMAL_FILES:
+            warnings.warn(
+                f"{found}: boxes of the thermal images, taken for both: there are none of the RGB "
+                "images",
+                stacklevel=3,
+            )
+        return found
+    if errors:
+        raise errors[0]
     there = ", ".join(path.name for path in texts.values()) or "none"
     raise SettingError(
         f"{folder}: no text file of boxes ({', '.join(FILES)}); there are: {there}. Give the "
@@ -55,17 +75,22 @@ def read_truth(
         size: width and height of the RGB images.
 
     Raises:
-        ResultFileError: see read_boxes. SettingError: the target is absent in all rows.
+        ResultFileError: see read_box_file; there are frame numbers in it, or blank lines that may
+            stand for frames. SettingError: the target is absent in all rows that are used.
     """
-    rows = _upright(path, read_boxes(path), size)
-    at = _frames_of(path, len(rows), numbers)
-    rows = rows[: len(at)]
-    missing = np.isnan(rows).any(1) | (rows[:, 2:] == 0).all(1)
+    file = read_box_file(path)
+    _check_rows(path, file, len(numbers))
+    every = _upright(path, file.boxes, size)
+    at = _frames_of(path, len(every), numbers)
+    rows = every[: len(at)]
+    missing = _absent(rows)
     if missing.all():
-        raise SettingError(
-            f"{path}: the target is absent (zeros or NaN) in {len(at)} of {len(at)} rows that are "
-            "used; a track needs a first box. Give it: --box x,y,w,h"
-        )
+        words = f"{path}: the target is absent (zeros, -1 or NaN) in "
+        if len(every) > len(at):
+            words += f"row 1, and of which frames the other {len(every) - 1} rows are is not known"
+        else:
+            words += f"all of {len(at)} rows"
+        raise SettingError(f"{words}; a track needs a first box. Give it: --box x,y,w,h")
     start = at[int(np.flatnonzero(~missing)[0])]
     if start > 0:
         warnings.warn(
@@ -81,26 +106,68 @@ def read_truth(
     return boxes, present, start
 
 
+def _absent(rows: np.ndarray) -> np.ndarray:
+    """Which rows say that there is no target: NaN, no width and height, or all -1."""
+    return np.isnan(rows).any(1) | (rows[:, 2:] == 0).all(1) | (rows == -1).all(1)
+
+
+def _check_rows(path: Path, file: BoxFile, n: int) -> None:
+    """ResultFileError where a last column or blank lines may be no such thing; n: of frames."""
+    last, m = file.confidence, len(file.boxes)
+    if last is not None and bool(((last < 0) | (last > 1)).any()):
+        raise ResultFileError(
+            f"{path}: one number more a row than a box has, and the last is no confidence, 0..1 "
+            f"(row 1 ends with {last[0]:g}); expected x, y, w, h. Does each row begin with the "
+            "frame's number? Remove columns of anything else"
+        )
+    if last is not None and bool(np.isin(last, (0, 1)).all()):
+        warnings.warn(
+            f"{path}: the last column, only 0 and 1, is passed over: flags of visibility are not "
+            "read. Where the target is absent, write 0,0,0,0",
+            stacklevel=4,
+        )
+    if m != n and n in (m + file.blank, m + file.blank + file.blank_after):
+        raise ResultFileError(
+            f"{path}: {m} rows and {n - m} blank lines for {n} frames. Where the target is absent, "
+            "write 0,0,0,0 in place of a blank line; otherwise remove those lines"
+        )
+    if file.blank:
+        warnings.warn(f"{path}: {file.blank} blank lines were passed over", stacklevel=4)
+
+
 def _upright(path: Path, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes x, y, w, h of rows that may be two corners x1, y1, x2, y2."""
-    there = rows[~np.isnan(rows).any(1) & (rows != 0).any(1)]
-    ordered = bool((there[:, 2:] > there[:, :2]).all())
-    named = path.stem.lower() in CORNERS
-    # Elsewhere corners are only read where they all lie in the frame, and most boxes x, y, w, h
-    # would have their middles outside.
-    middles = there[:, :2] + there[:, 2:] / 2
-    outside = (middles > size).any(1).mean() if len(there) else 0
-    within = bool((there >= 0).all() and (there[:, 2:] <= np.array(size) + 1).all())
-    if ordered and (named or (within and outside > 0.5)):
-        if not named:
-            warnings.warn(f"{path}: read as two corners x1, y1, x2, y2 a row", stacklevel=4)
-        return np.concatenate([rows[:, :2], rows[:, 2:] - rows[:, :2]], axis=1)
-    if named:
+    there = rows[~_absent(rows)]
+    if len(there) == 0:
+        return rows
+    one, two = there[:, :2], there[:, 2:]
+    ordered = (two > one).all(1)
+    # Corners move together: then w and h, read as if there were some, change as x and y do.
+    moved, left = one.var(0).sum(), np.abs(two - one).var(0).sum()
+    together = moved > 1 and left < moved / 16
+    corners = upright(rows.reshape(-1, 2, 2))
+    if path.stem.lower() in CORNERS:
+        if ordered.mean() > 0.5 or together:
+            return corners
         warnings.warn(
             f"{path}: read as x, y, w, h: two corners x1, y1, x2, y2, as GTOT has them, they are "
             "not",
             stacklevel=4,
         )
+        return rows
+    # Elsewhere corners are only read where they move together, or where they all lie in the frame,
+    # and most boxes x, y, w, h would have their middles outside.
+    outside = (one + two / 2 > size).any(1).mean()
+    within = bool((there >= 0).all() and (two <= np.array(size) + 1).all())
+    if not ordered.all() or not (within or together):
+        return rows
+    if together or outside > 0.5:
+        warnings.warn(f"{path}: read as two corners x1, y1, x2, y2 a row", stacklevel=4)
+        return corners
+    warnings.warn(
+        f"{path}: read as x, y, w, h. Are these two corners? Then write w = x2 - x1, h = y2 - y1",
+        stacklevel=4,
+    )
     return rows
 
 
@@ -121,32 +188,17 @@ def _frames_of(path: Path, m: int, numbers: Sequence) -> list[int]:
         words += f", the first of frame {offset} ({OFFSETS})"
     elif m == 1:
         return [0]
-    else:
-        step = _step(m, n)
-        if step is not None:
-            words += f": taken as one every {step} frames from the first on"
-            warnings.warn(words, stacklevel=4)
-            return list(range(0, n, step))
+    elif m == len(range(0, n, STEP)):
+        words += f": taken as one every {STEP} frames from the first on"
+        warnings.warn(words, stacklevel=4)
+        return list(range(0, n, STEP))
     first = place.get(offset, 0)
     warnings.warn(
-        f"{words}: not one each, nor one every so many frames; the first is taken for frame "
+        f"{words}: not one each, nor one every {STEP} frames; the first is taken for frame "
         f"{numbers[first]}, and nothing is measured",
         stacklevel=4,
     )
     return [first]
-
-
-def _step(m: int, n: int) -> int | None:
-    """The k for which m boxes are those of every k-th of n frames, if that can be known."""
-    tens = len(range(0, n, STEP))
-    if m == tens:
-        return STEP
-    if m >= n - 1 or tens - 3 <= m < tens:  # every tenth, perhaps, and some rows were lost
-        return None
-    if (n - 1) % (m - 1) == 0:  # the first and the last, and evenly between
-        return (n - 1) // (m - 1)
-    steps = [k for k in range(2, STEP) if len(range(0, n, k)) == m]
-    return steps[0] if len(steps) == 1 else None
 
 
 # --- init_frame.npy -------------------------------------------------------------------------------
@@ -164,6 +216,8 @@ def _offset(folder: Path) -> int | None:
                 content = _read_plain(path)
                 found = content.get(folder.name) if isinstance(content, dict) else content
                 return None if found is None else int(found)
+            except PermissionError:
+                raise
             except Exception as error:  # a file can be damaged in every way
                 raise GmmtError(
                     f"{path}: expected the number of a frame, or one by sequence ({error}). "

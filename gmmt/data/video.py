@@ -15,6 +15,7 @@ from gmmt.errors import SettingError
 
 SMALLEST = 2.0  # pixels of the first box's width and height
 LONGEST = 4096  # pixels of a frame's side, once it is enlarged for a small target
+NARROWEST = 8  # and, at least, once it is made smaller for a large one
 ASPECT = 0.02  # share by which the two cameras' aspect ratios may differ
 
 
@@ -53,7 +54,7 @@ def open_video(
         )
     start, present = 0, None
     if box is None:
-        path = find_truth(folder)
+        path = find_truth(folder, len(colors))
         boxes, present, start = read_truth(path, colors.numbers, colors.size)
         check_first_box(boxes[start], colors.size, str(path))
         boxes, present = boxes[start:], present[start:]
@@ -77,13 +78,14 @@ def at_size(video: Sequence, target: float | None) -> tuple[Sequence, float]:
     """(sequence, scale): frames and boxes resized by `scale`, so that the first box has the size
     sqrt(w h) = `target` pixels, which the miniature's trackers are made for; None: as they are.
 
-    No frame becomes longer than LONGEST.
+    No frame becomes longer than LONGEST, or narrower than NARROWEST.
     """
     if target is None:
         return video, 1.0
     scale = target / float(np.sqrt(video.boxes[0, 2:].prod()))
     scale = min(scale, max(1.0, LONGEST / max(video.size)))
-    height, width = (max(8, round(side * scale)) for side in video.size)
+    scale = max(scale, NARROWEST / min(video.size))
+    height, width = (round(side * scale) for side in video.size)
     way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
 
     @lru_cache(maxsize=4)

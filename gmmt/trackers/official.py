@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,11 @@ SCHEDULE = """betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod
     sqrt_one_minus_alphas_cumprod log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod
     sqrt_recipm1_alphas_cumprod posterior_variance posterior_log_variance_clipped
     posterior_mean_coef1 posterior_mean_coef2"""  # tables, which our `Schedule` makes anew
+AVERAGED = "n_averaged"  # AveragedModel's count of what it averaged
 LEFTOVERS = ("backbone.cls_token", "backbone.pos_embed")  # of a ViT's pre-training, not used here
-LEFTOVERS += tuple(f"lddiffuse.{name}" for name in SCHEDULE.split())
+LEFTOVERS += (AVERAGED, *(f"lddiffuse.{name}" for name in SCHEDULE.split()))
+
+LONG_LIST = re.compile(r'((?:"[^"]+", ){9}"[^"]+")(?:, "[^"]+")+')  # the first ten of more names
 
 
 def load_official(
@@ -84,9 +88,10 @@ def load_official(
         tracker = make_official(kind, state, **options)
     except RuntimeError as error:  # torch names what is missing, unexpected or of another shape
         size = ", ".join(f"{k}={v}" for k, v in options.items()) or "the official size"
+        words = LONG_LIST.sub(r"\1, ...", str(error))
         raise WeightsError(
             f"{path}: expected the tensors of {kind} ({size}).{other_size(kind, state, options)} "
-            f"{error!s:.2000}"
+            f"{words:.2000}"
         ) from None
     if kind == "ostrack" and tracker.crops.search == 384:
         warnings.warn(
@@ -98,32 +103,42 @@ def load_official(
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state dict without what wrappers put before every name: "module." of
-    DataParallel, "_orig_mod." of torch.compile, "net.", ...
+    """The tensors of a state dict without what wrappers put into names: "_orig_mod." of
+    torch.compile anywhere, and before every name "module." of DataParallel, "net.", ...
     """
+    state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
     end = "backbone.norm.weight"
     prefixes = [name.removesuffix(end) for name in state if name.endswith(f".{end}")]
-    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in state):
-        return dict(state)
+    wrapped = [name for name in state if name != AVERAGED]
+    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in wrapped):
+        return state
     return {name.removeprefix(prefixes[0]): value for name, value in state.items()}
 
 
 def in_float32(name: str, value: Tensor, path: Path | str) -> Tensor:
-    """A weight of any precision in float32, a count as it is. WeightsError: it is not finite."""
+    """A weight of any precision in float32, a count as it is. WeightsError: it is not finite, or
+    cannot have been trained: a matrix of zeros, a variance below zero.
+    """
     if not value.is_floating_point():
         return value
-    value = value.float()
-    if name not in LEFTOVERS and not bool(value.isfinite().all()):
+    value, found = value.float(), None
+    if not bool(value.isfinite().all()):
+        found = "NaN or infinite numbers"
+    elif name.endswith(".running_var") and bool((value < 0).any()):
+        found = "variances below zero"
+    elif name.endswith(".weight") and value.ndim > 1 and not bool(value.any()):
+        found = "only zeros"
+    if found and name not in LEFTOVERS:
         raise WeightsError(
-            f"{path}: {name!r} holds NaN or infinite numbers; expected trained weights. Was the "
-            "training that saved them broken? Take a file of an earlier epoch, or fetch it again"
+            f"{path}: {name!r} holds {found}; expected trained weights. Was the training that "
+            "saved them broken? Take a file of an earlier epoch, or fetch it again"
         )
     return value
 
 
 def other_size(kind: str, state: Mapping[str, Tensor], options: Mapping) -> str:
     """A sentence with the options that a file's own shapes ask for, where `options` or the official
-    size are others; nothing where there are none.
+    size are others; nothing where there are none. The command line has no such options.
     """
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     try:
@@ -142,7 +157,12 @@ def other_size(kind: str, state: Mapping[str, Tensor], options: Mapping) -> str:
     other = [f"{name}={value}" for name, value in own.items() if value != asked[name]]
     if own["dim"] != asked["dim"]:
         other.append("heads=... (no tensor tells how many; usually dim / 64)")
-    return f" The file's own size is another: pass {', '.join(other)}." if other else ""
+    if not other:
+        return ""
+    return (
+        f" The file's own size is another: load_official({kind!r}, FILE, {', '.join(other)}) in "
+        "Python loads it; the command line takes the official size only."
+    )
 
 
 def kind_of(state: Mapping[str, Tensor]) -> str:

@@ -29,6 +29,7 @@ DTYPES = {
     "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
 }
+AGAIN = 'save it as torch.save({"net": state}, FILE)'
 MARK = object()  # lies on the stack below the items that a later instruction takes
 
 
@@ -112,13 +113,21 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     """The tensors under "net" of an official weight file, on the CPU. No code of the file is run.
 
     WeightsError: the file is no torch archive, is damaged, says of a tensor what its bytes do not
-        hold, or holds no "net" of named tensors.
+        hold, or holds no "net" of named tensors. PermissionError: it may not be read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path}: a folder; expected a file of official weights")
     if not path.is_file():
         raise WeightsError(
             f"{path}: there is no such file; data_manifests/weights.json names the official "
             "ones and where they are"
+        )
+    with path.open("rb") as file:
+        known = kind_of_file(file.read(16))
+    if known:
+        raise WeightsError(
+            f"{path}: expected a torch weight file, a zip archive, but it is {known}"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -130,7 +139,17 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise ValueError("the entries hold more bytes than the file")
             (program,) = (n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"])
-            return read_tensors(archive, program.removesuffix(".pkl"), run(archive.read(program)))
+            content = run(archive.read(program))
+            content = content if type(content) is dict else {}
+            if type(content.get("net")) is not dict:
+                names = ", ".join(map(str, list(content)[:5])) or "no names"
+                raise WeightsError(
+                    f'{path}: expected a dictionary with the weights under "net", but it has '
+                    f"{names}. Load it, and {AGAIN}"
+                )
+            return read_tensors(archive, program.removesuffix(".pkl"), content["net"])
+    except WeightsError:
+        raise
     except Exception as error:  # a file can be damaged in every way
         raise WeightsError(
             f"{path}: expected a torch weight file (a zip archive with data.pkl, torch 1.6 or "
@@ -139,19 +158,25 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         ) from error
 
 
-def read_tensors(archive: zipfile.ZipFile, folder: str, content: object) -> dict[str, Tensor]:
-    """The tensors under "net"; those that share a storage in the file share it here.
+def kind_of_file(first: bytes) -> str | None:
+    """What a file is by its first bytes, if that is known and no zip archive."""
+    if first[6:9] == b"\0\0{":  # behind a length below 2**48 stands JSON
+        return f"a safetensors file. Load it, and {AGAIN}"
+    if first[:1] == b"\x80":
+        return f"a pickle, as torch before 1.6 wrote them. If you trust it, load it, and {AGAIN}"
+    if first.lstrip()[:1] == b"<":
+        return "a page of the web. Download the file itself"
+    return None
 
-    Any error: there are none, or what is said of one is no such thing or disagrees with its bytes.
+
+def read_tensors(archive: zipfile.ZipFile, folder: str, net: dict) -> dict[str, Tensor]:
+    """The tensors of `net`; those that share a storage in the file share it here.
+
+    Any error: what is said of one is no such thing or disagrees with its bytes.
     """
-    if type(content) is not dict:
-        content = {}
-    if type(content.get("net")) is not dict:
-        names = ", ".join(map(str, content)) or "no names"
-        raise ValueError(f'expected a dictionary with the weights under "net", but it has {names}')
     storages: dict[str, Tensor] = {}
     tensors = {}
-    for name, view in content["net"].items():
+    for name, view in net.items():
         if name is None or type(view) is not View:
             raise ValueError(f'expected named tensors under "net", but {name!r} is none')
         (kind, key, count), offset, size, stride = view
