@@ -223,7 +223,11 @@ def _fitted(
 def _skipped(n: int, rows: int) -> str:
     """A guess where a tracker seems to have answered in every k-th of n frames only."""
     k = round(n / rows)
-    return f", or does it hold one row for {k} frames" if k > 1 and abs(n / k - rows) <= 1 else ""
+    return (
+        f", or does it hold one row for {k} frames (then run the tracker on all)"
+        if k > 1 and abs(n / k - rows) <= 1
+        else ""
+    )
 
 
 def _warn_of_lengths(notes: Mapping[str, Sequence[str]]) -> None:

@@ -97,8 +97,7 @@ def check_results(boxes: Mapping[str, np.ndarray], truths: Truths) -> None:
         # Slow targets fit in any order: of an order fewer files tell.
         if len(names) > (0.25 if what.startswith(ORDER) else 0.5) * len(boxes):
             raise ResultFileError(
-                f"{words}: so read, they fit the ground truth far better; expected x, y, w, h in "
-                f"pixels (top-left corner, width, height), a row a frame. {_advice(what)}. "
+                f"{words}: so read, they fit the ground truth far better. {_advice(what)}. "
                 "--no-check would score them as they are"
             )
         if BOTH not in what:  # two changes at once fit a target that rests whatever its boxes are
@@ -221,12 +220,15 @@ def _orders(rows: np.ndarray, truth: np.ndarray, total: int) -> Iterator[tuple[s
 def _advice(what: str) -> str:
     if what.startswith(ORDER):
         return (
-            "Run the tracker on frames in the order of their numbers; if it did, and only wrote "
-            "the rows in another order, undo that"
+            "Expected a row a frame, in the order of their numbers. Run the tracker on them in "
+            "this order; if it did, and only wrote the rows in another, put them back"
         )
     if what == SHIFT:
-        return "Is the given box written twice, or not at all? Row 1 is that of the first frame"
-    return "Convert the rows that are so (the first may be right already)"
+        return "Expected the given box once, as row 1. Is it written twice, or not at all?"
+    return (
+        "Expected x, y, w, h in pixels (top-left corner, width, height). Convert the rows (the "
+        "first row may be right already)"
+    )
 
 
 # --- the first box --------------------------------------------------------------------------------

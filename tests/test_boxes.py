@@ -173,7 +173,7 @@ BAD = {
     "frame numbers": ("1,7,7,9,9\n2,7,7,9,9\n3,7,8,9,9\n", "counts frames .*Remove that column"),
     "two boxes": (
         "144,53,24,45,144,53,24,45\n",
-        "line 1: .*no corners of a box.*They look like two boxes .*Keep the four columns",
+        "line 1: .*no corners of a box.*They look like two boxes .*Keep the four columns of one",
     ),
     "two boxes that differ": (
         "144,53,24,45,146,54,25,44\n145,53,24,45,147,54,25,44\n",

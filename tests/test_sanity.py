@@ -109,7 +109,7 @@ def test_frames_sorted_as_text_are_recognised(videos, first, rows_more):
     boxes, truths = videos
     order = by_text(N, first)
     mixed = {name: np.resize(rows[order], (N + rows_more, 4)) for name, rows in boxes.items()}
-    message = r"[678] of 8 files .* read sorted by name as text .*Run the tracker on frames"
+    message = r"[678] of 8 files .* read sorted by name as text .*Run the tracker on them"
     with pytest.raises(ResultFileError, match=message):
         check_results(mixed, truths)
     if rows_more == 0:

@@ -251,7 +251,7 @@ def _meaning_of_eight(values: np.ndarray) -> str:
     if (two == 0).all() or (shared > 0.25 * larger).mean() > 0.5:
         return (
             "They look like two boxes (x, y, w, h), of RGB and of thermal images. Keep the four "
-            "columns of the boxes that are to be scored"
+            "columns of one of them (the first, if they are in this order, are RGB's)"
         )
     return (
         "Are they two boxes, or corners in another order, or numbers with decimal commas? Write "

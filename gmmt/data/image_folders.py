@@ -88,8 +88,8 @@ def _known_folder(folder: Path, kind: str) -> Path:
     if not found and kind == "thermal" and "depth" in there:
         raise SettingError(
             f"{there['depth']}: gmmt has no trackers for depth yet; expected a folder of thermal "
-            f"images (infrared, thermal, ir, ...). --thermal {there['depth']} reads depth as if it "
-            "were thermal, which no tracker was trained for"
+            f"images (infrared, thermal, ir, ...) beside it. --thermal {there['depth']} reads "
+            "depth as if it were thermal, which no tracker was trained for"
         )
     if not found:
         names = ", ".join(p.name for p in every[:8]) + ", ..." * (len(every) > 8)

@@ -154,7 +154,7 @@ def _check_pairs(rgb: Images, thermal: Images) -> None:
         alone += [p for p, number in zip(thermal.files, b, strict=True) if number not in moved]
         names = ", ".join(f"{p.parent.name}/{p.name}" for p in alone[:3])
         words += f". Without a partner in the other folder: {names}" + ", ..." * (len(alone) > 3)
-        words += ". Get the missing images, or remove these"
+        words += ". Get their partners, or remove them"
     raise SettingError(words)
 
 
