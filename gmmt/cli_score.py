@@ -45,7 +45,7 @@ def score(
     ] = "official",
     explain: Annotated[bool, option("Print every convention behind the numbers.")] = False,
     check: Annotated[
-        bool, option("Compare first boxes and the order of frames with the truth before scoring.")
+        bool, option("Compare boxes with the truth, in other forms and orders, before scoring.")
     ] = True,
     bootstrap: Annotated[
         int,

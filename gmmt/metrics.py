@@ -27,6 +27,7 @@ from gmmt.protocol import Protocol, thresholds
 METRICS = ("PR", "NPR", "SR")
 Predictions = Mapping[str, np.ndarray]  # sequence -> boxes [n, 4]
 Truths = Mapping[str, Sequence[np.ndarray]]  # sequence -> boxes [n, 4] of each annotated modality
+Notes = dict[str, list[tuple[str, str]]]  # what was done -> sequences, each with a description
 
 
 def center(boxes: np.ndarray) -> np.ndarray:
@@ -101,7 +102,7 @@ def measure(predictions: Predictions, truths: Truths, protocol: Protocol) -> Fra
 
     # 1. Rows that are compared.
     found, annotated, given, compared = [], [], [], []
-    notes: dict[str, list[str]] = {}
+    notes: Notes = {}
     for name, every in truths.items():
         modalities = _chosen(name, every, protocol.modality)
         n = min(len(rows) for rows in modalities)
@@ -191,32 +192,30 @@ def _chosen(name: str, modalities: Sequence[np.ndarray], rule: str) -> Sequence[
     return chosen
 
 
-def _fitted(
-    name: str, rows: np.ndarray, n: int, rule: str, notes: dict[str, list[str]]
-) -> np.ndarray:
+def _fitted(name: str, rows: np.ndarray, n: int, rule: str, notes: Notes) -> np.ndarray:
     """One sequence's predicted boxes, cut or padded by `rule` for `n` rows of ground truth; what
-    was done is added to `notes`, what was done -> sequences.
+    was done is added to `notes`.
     """
     if len(rows) == n:
         return rows
-    words = f"{name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
+    words = f"sequence {name!r} has {len(rows)} predicted boxes for {n} ground-truth rows"
     if rule == "pad" and len(rows) < n:
-        notes.setdefault("missing rows count as misses", []).append(words)
+        notes.setdefault("missing rows count as misses", []).append((name, words))
         return np.concatenate([rows, np.full((n - len(rows), 4), np.nan)])
     if len(rows) == 0:
         raise ResultFileError(
-            f"sequence {words}: there is nothing to compare. --lengths pad (lengths='pad') counts "
+            f"{words}: there is nothing to compare. --lengths pad (lengths='pad') counts "
             "missing rows as misses"
         )
     surplus = rule in ("surplus", "pad") and len(rows) > n
     if rule in ("one", "surplus") and not surplus and abs(len(rows) - n) > 1:
         raise ResultFileError(
-            f"sequence {words}: expected a row for each, at most one more or less. Is the file "
+            f"{words}: expected a row for each, at most one more or less. Is the file "
             f"complete{_skipped(n, len(rows))}? If its rows are those of the first frames, "
             "--lengths clip (lengths='clip') scores the common part, --lengths pad counts missing "
             "rows as misses"
         )
-    notes.setdefault("the common part is compared", []).append(words)
+    notes.setdefault("the common part is compared", []).append((name, words))
     return rows[:n]
 
 
@@ -230,12 +229,13 @@ def _skipped(n: int, rows: int) -> str:
     )
 
 
-def _warn_of_lengths(notes: Mapping[str, Sequence[str]]) -> None:
-    for what, words in notes.items():
-        others = [repr(text.split("'")[1]) for text in words[1:]]
-        more = f" (such are also {', '.join(others[:5])}{', ...' * (len(others) > 5)}: "
-        more += f"{len(words)} in all)"
-        warnings.warn(f"sequence {words[0]}: {what}{more * bool(others)}", stacklevel=3)
+def _warn_of_lengths(notes: Notes) -> None:
+    for what, done in notes.items():
+        more = ""
+        if len(done) > 1:
+            others = ", ".join(repr(name) for name, _ in done[1:6]) + ", ..." * (len(done) > 6)
+            more = f" (such are also {others}: {len(done)} in all)"
+        warnings.warn(f"{done[0][1]}: {what}{more}", stacklevel=3)
 
 
 def success_area(overlaps: np.ndarray, protocol: Protocol) -> np.ndarray:

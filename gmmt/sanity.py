@@ -15,7 +15,7 @@ from gmmt.data.benchmarks import GroundTruth
 from gmmt.data.boxes import BoxFile
 from gmmt.data.result_folders import read_result_files
 from gmmt.errors import ResultFileError
-from gmmt.metrics import overlap
+from gmmt.metrics import Truths, overlap
 
 NEAR = 0.5
 """Least overlap of a first box with the given one, or with that in another form."""
@@ -27,7 +27,6 @@ FIT = 0.5
 """... what it must reach."""
 SHIFT_GAIN = 0.02
 """The same for a row that is missing or too much, which moves all others by one frame."""
-Truths = Mapping[str, Sequence[np.ndarray]]
 
 FORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "two corners x1, y1, x2, y2": lambda b: np.stack(
@@ -105,7 +104,7 @@ def check_results(boxes: Mapping[str, np.ndarray], truths: Truths) -> None:
     negative = [name for name, rows in boxes.items() if (rows[:, 2:] < 0).any(1).mean() > 0.1]
     if negative:
         words = f"{_files(negative, len(boxes))} have boxes with a negative width or height"
-        warnings.warn(f"{words}, which count as misses", stacklevel=2)
+        warnings.warn(f"{words}, which overlap nothing", stacklevel=2)
     told = {name for names in looks.values() for name in names}
     check_first_boxes({name: rows for name, rows in boxes.items() if name not in told}, truths)
 

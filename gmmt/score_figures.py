@@ -22,8 +22,8 @@ CURVES = {
     "NPR": ("norm_precision", "normalised error threshold", "frames with less error (%)"),
 }
 """metric -> name of the file, what the axes show."""
-# Okabe and Ito's, but yellow, which is hard to see on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = tuple(f"C{i}" for i in range(7))
+"""Those of the style's cycle."""
 MARKERS = "osD^vPX<>"
 LINES = ("-", "--", "-.", ":")
 MOST = 24
