@@ -290,7 +290,7 @@ plt.show()
 # %% [markdown]
 # **What to see** ($a \leftrightarrow b$: the one that the benchmark does not use; linear up to one point, logarithmic beyond). Scoring against one
 # annotation only costs one to seven points; pooling the other way moves 0.2 to thirteen. $\ge$ instead of $>$ is worth up to 1.6 in SR, because
-# a lost target has an overlap of exactly 0 and then passes the first threshold. Ties in PR, the first box and invalid boxes hardly matter
+# a lost target has an overlap of exactly 0 and then passes the first threshold. Ties in PR, the thresholds' last digit, the first box and invalid boxes hardly matter
 # *for these trackers*. GMMT is said to gain 0.3 to 6.2 points over its baselines.
 #
 # **So with a score, say its protocol:** which annotation, how pooled, which thresholds and how compared, what of empty rows and invalid boxes.

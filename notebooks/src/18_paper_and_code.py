@@ -446,7 +446,7 @@ plt.show()
 # ## 6. Every difference in one table
 #
 # Numbered as they were found. First the words: number, where, what the paper says, what the other source does (the released code, unless another is named), how the number
-# was checked. Then the numbers, from the cells above or computed on the spot. *(nothing yet)* stands where only a trained tracker could tell.
+# was checked. Then the numbers, from the cells above or computed on the spot. *(not measured)* stands where only trained trackers could tell, and none here was trained for it.
 
 # %%
 words = """
@@ -487,7 +487,7 @@ words += """
 """
 
 # %%
-later, w = "(nothing yet) needs a trained tracker, notebook 08", schedule.weight_on_x_0("noise")
+later, w = "(not measured) needs trackers trained both ways", schedule.weight_on_x_0("noise")
 try:
     wrong = UNet(8, 3, conditions=3, inner=16, groups=4)(odd, torch.zeros(1), odd, odd)
 except RuntimeError as error:
@@ -510,7 +510,7 @@ sizes = "; ".join(f"{k}: {m:.0f} M, {f:.0f} GFLOP" for k, (m, f) in size.items()
 changes = {
     "1": message,
     "2": f"weight of the squared error of x0: {w[0]:.2g} at t = 0, {w[999]:.2g} at 999",
-    "3a": f"{share:.0f} % of the weight on t < 10; below 1 from t = {below}; {later}",
+    "3a": f"{share:.0f} % of the weight on t < 10; below 1 from t = {below}; in miniature notebook 08",
     "3b": f"an error in the noise, times {schedule.snr()[999] ** -0.5:.0f} in x0",
     "3c": later,
     "4": "x_t times {:.4f} for {:.4f} at t = 500; at s = 1 nothing".format(*coefficient),
@@ -522,11 +522,12 @@ changes = {
     "9b": f"{more:.0f} M parameters more",
     "9c": f"variance at t = 999 / running: {ratio[0]} untrained, {ratio[1]} after {n_steps} steps",
     "9d": f"at s = 2, {apart:.0f} % of the output (from DDIM, eta = 0); at s = 1 nothing",
-    "9e": "the template's features still need it; (nothing yet) notebook 06",
-    "10": f"{sizes}; whole trackers: (nothing yet) notebook 06",
+    "9e": "the template's features still need it: notebook 06",
+    "10": f"{sizes}; whole trackers: notebook 09",
     "11": f"31 -> {4 * halved[2]}; ours {odd.shape[-1]}",
     "12": f"folding saves {folds:.1f} M parameters, same output; speed: benchmarks/fusion.py",
-    **dict.fromkeys(("15b", "19b"), later),
+    "15b": "(not measured) needs scores by epoch",
+    "19b": later,
 }
 
 # %%
@@ -544,7 +545,7 @@ listed = torch.tensor([70.2, 66.5, 56.5]).double()  # TBSI's README, for its pub
 d = torch.linspace(0.01, 0.99, 99)  # both means over the same data: what is best for one item
 constant = d[(d.log() + (1 - d).log()).argmax()]
 changes |= {
-    "13": f"{same} of 5 printed numbers are the same for both; {later}",
+    "13": f"{same} of 5 printed numbers are the same for both; in miniature both: notebook 08",
     "14": f"over Base: GTOT PR/SR {high['GTOT']}, LasHeR PR/NPR/SR {high['LasHeR']}",
     "15": f"with the other's lambda: GTOT {other['GTOT']}, LasHeR {other['LasHeR']}",
     "16a": f"RAW over Base: PR/SR {show(raw['GTOT'] - base['GTOT'])}",
@@ -561,7 +562,7 @@ from IPython.display import Markdown
 from gmmt import metrics as scoring
 from gmmt.data.benchmarks import ground_truth
 
-changes["20"] = "(nothing yet) stored scores cannot tell; needs raw boxes: gmmt fetch gmmt_gtot"
+changes["20"] = "(not measured) stored scores cannot tell; needs raw boxes: gmmt fetch gmmt_gtot"
 if boxes := results.raw_boxes("gmmt_gtot"):  # None without network, mirror or earlier download
     protocol = scoring.PROTOCOLS["gtot"]
     frames = scoring.measure(boxes, ground_truth("gtot").boxes, protocol)
@@ -573,8 +574,8 @@ table = pd.DataFrame([r.split(" | ") for r in words.split("\n") if r], columns=c
 table.insert(4, "what_it_changes", table.no.map(changes))
 assert table.what_it_changes.notna().all() and len(changes) == len(table)
 saved = run.save(table, "differences.csv", source="paper, supplement, released code; computed here")
-waiting = int(table.what_it_changes.str.contains("nothing yet").sum())
-run.headline(f"findings 1-20 in {len(table)} rows, {waiting} of them wait for a tracker")
+waiting = int(table.what_it_changes.str.contains("not measured").sum())
+run.headline(f"findings 1-20 in {len(table)} rows, {waiting} of them not measured")
 lines = ["| " + " | ".join(c.replace("_", " ") for c in table) + " |", "|" + "---|" * 6]
 lines += ["| " + " | ".join(r).replace("*", r"\*") + " |" for r in table.itertuples(index=False)]
 Markdown("\n".join(lines))
@@ -618,8 +619,8 @@ print(f"{answer:.1e} times: it is simpler to change the weight")
 # ## What follows, and what this does not show
 #
 # - It does **not** show that any printed number is wrong, or from which of the three sources it came.
-# - What the differences mean for *tracking* is empty here: that needs trained trackers (notebook 08, planned). Untrained networks give sizes, not verdicts.
-# - Nor is the whole tracker counted: only $\mathcal U$.
+# - What most differences mean for *tracking* is not measured: that needs trackers trained both ways. Untrained networks give sizes, not verdicts.
+# - The whole tracker is not counted here, only $\mathcal U$: see [09](09_transformers.ipynb).
 # - Speed is measured by `python -m benchmarks fusion`.
 #
 # **Next:** [00, the map](00_map.ipynb), for what is planned.
