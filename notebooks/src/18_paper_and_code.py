@@ -510,7 +510,7 @@ sizes = "; ".join(f"{k}: {m:.0f} M, {f:.0f} GFLOP" for k, (m, f) in size.items()
 changes = {
     "1": message,
     "2": f"weight of the squared error of x0: {w[0]:.2g} at t = 0, {w[999]:.2g} at 999",
-    "3a": f"{share:.0f} % of the weight on t < 10; below 1 from t = {below}; in miniature notebook 08",
+    "3a": f"{share:.0f} % of the weight on t < 10; below 1 from t = {below}; tried in notebook 08",
     "3b": f"an error in the noise, times {schedule.snr()[999] ** -0.5:.0f} in x0",
     "3c": later,
     "4": "x_t times {:.4f} for {:.4f} at t = 500; at s = 1 nothing".format(*coefficient),
@@ -545,7 +545,7 @@ listed = torch.tensor([70.2, 66.5, 56.5]).double()  # TBSI's README, for its pub
 d = torch.linspace(0.01, 0.99, 99)  # both means over the same data: what is best for one item
 constant = d[(d.log() + (1 - d).log()).argmax()]
 changes |= {
-    "13": f"{same} of 5 printed numbers are the same for both; in miniature both: notebook 08",
+    "13": f"{same} of 5 printed numbers are the same for both; both in notebook 08",
     "14": f"over Base: GTOT PR/SR {high['GTOT']}, LasHeR PR/NPR/SR {high['LasHeR']}",
     "15": f"with the other's lambda: GTOT {other['GTOT']}, LasHeR {other['LasHeR']}",
     "16a": f"RAW over Base: PR/SR {show(raw['GTOT'] - base['GTOT'])}",
