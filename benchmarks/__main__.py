@@ -1,11 +1,11 @@
-"""`python -m benchmarks [score] [fusion] [track] [trackers]`: prints each measurement beside its
-yardstick.
+"""`python -m benchmarks [score] [fusion] [track] [trackers] [loader] [device]`: prints each
+measurement beside its yardstick.
 """
 
 import argparse
 import importlib
 
-NAMES = ("score", "fusion", "track", "trackers")
+NAMES = ("score", "fusion", "track", "trackers", "loader", "device")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gmmt import __version__, provenance
+from gmmt.cli_benchmark import finish
 from gmmt.cli_options import Data, Profile, Seed, Weights, option, place
 from gmmt.cli_score import score
 from gmmt.cli_track import track
@@ -48,17 +49,34 @@ def fetch(
 
 @app.command()
 def verify(
-    names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")], data: Data = None
+    names: Annotated[list[str], typer.Argument(help="Names in data_manifests/.")],
+    data: Data = None,
+    root: Annotated[Path | None, option("Folder of the data set, if not in --data.")] = None,
+    deep: Annotated[
+        bool, option("Decode every image of an RGB-T data set, compare boxes with it.", "--deep")
+    ] = False,
+    part: Annotated[
+        bool, option("Check those sequences that are there; the others may miss.", "--part")
+    ] = False,
+    jobs: Annotated[
+        int | None, option("Processes for --deep (default: one a core).", min=1)
+    ] = None,
 ) -> None:
     """Check what is in the data folder against the manifest: sizes and hashes, or the layout of a
-    data set.
+    data set; with --deep every image and box of it, too.
     """
+    from gmmt.data import verify as checks
+
+    if root is not None and len(names) != 1:
+        raise SettingError(f"--root is the folder of one data set; {len(names)} are named")
     bad = False
     for name in names:
-        problems = manifest.verify(name, data=data)
+        problems = checks.verify(name, data, root, deep, part, jobs)
         fine = "complete and unchanged"
         if not manifest.load(name).automatic:
             fine = "complete, as far as its manifest can tell"
+            if part:
+                fine = "what is there is whole, as far as its manifest can tell"
         for line in problems or [fine]:
             typer.echo(f"{name}: {line}", err=bool(problems))
         bad |= bool(problems)
@@ -79,17 +97,21 @@ def train(
         list[str] | None, option("A field to change: plans.2.lam=3, data.source=...", "--set")
     ] = None,
     show: Annotated[bool, option("Print all that the row depends on, and stop.")] = False,
+    log: Annotated[
+        Path | None, option("Folder for TensorBoard: losses and rates, while it trains.")
+    ] = None,
     profile: Profile = "auto",
     seed: Seed = 0,
     weights: Weights = None,
 ) -> None:
-    """Train rows with all that they build on, and score them on validation. On several processes:
-    torchrun -m gmmt.cli train ...
+    """Train rows with all that they build on, and score them: on validation, or on the test videos
+    of the data set that they are trained on. On several processes: torchrun -m gmmt.cli train ...
     """
     from accelerate import PartialState
 
     from gmmt import config as configuration
     from gmmt import config_file, experiment
+    from gmmt.data import loader
     from gmmt.study import miniature
 
     profile, folder = place(profile, seed, weights)
@@ -102,7 +124,10 @@ def train(
         if show:
             print(configuration.show(row), end="")
             continue
-        trained = experiment.train(row, seed, folder, progress=True)
+        trained = experiment.train(row, seed, folder, progress=True, logs=log)
+        if not loader.is_drawn(row.data):
+            finish(row, seed, folder, path)
+            continue
         if not PartialState().is_main_process:
             continue  # of several processes one tracks and prints
         scores, _ = miniature.scores(trained, "val", progress=True)

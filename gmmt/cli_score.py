@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gmmt.cli_options import option
-from gmmt.errors import SettingError
+from gmmt.errors import ResultFileError, SettingError
 from gmmt.files import check_writable
 
 
@@ -21,9 +21,16 @@ def score(
         ),
     ],
     benchmark: Annotated[
-        Literal["gtot", "rgbt210", "rgbt234", "lasher"],
+        Literal["gtot", "rgbt210", "rgbt234", "lasher", "vtuav"],
         option("Whose ground truth and official protocol."),
     ],
+    root: Annotated[
+        Path | None, option("Take the ground truth from this folder of the data set.")
+    ] = None,
+    split: Annotated[str | None, option("Which split of it (default: test).")] = None,
+    part: Annotated[
+        bool, option("Score those sequences that are in --root, if not all are.", "--part")
+    ] = False,
     by: Annotated[Literal["attribute"] | None, option("Also a row for each attribute.")] = None,
     out: Annotated[Path | None, option("Write a tidy CSV; - is standard output.")] = None,
     plot: Annotated[
@@ -53,8 +60,7 @@ def score(
     ] = 2000,
 ) -> None:
     """Score folders of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
-    from gmmt import metrics, protocol, results, sanity
-    from gmmt.data.benchmarks import ground_truth
+    from gmmt import metrics, protocol, results
 
     names = _names(folders, tracker or [])
     official = protocol.PROTOCOLS[benchmark]
@@ -71,9 +77,11 @@ def score(
     if plot is not None:
         check_writable(plot / "success.png", "name another folder with --plot")
 
-    truth, measured = ground_truth(benchmark), {}
+    truth, measured = _truth(benchmark, root, split, part), {}
+    if by is not None and not truth.attributes:
+        raise SettingError(f"{root}: holds no attributes of sequences; --by cannot tell them apart")
     for name, folder in zip(names, folders, strict=True):
-        boxes = sanity.read_results(folder, truth, prefix, check)
+        boxes = _results(folder, truth, prefix, check)
         measured[name] = metrics.measure(boxes, truth.boxes, chosen)
     scored = {name: metrics.score_frames(frames, chosen) for name, frames in measured.items()}
     rows = results.comparison(scored, truth, by is not None, bootstrap)
@@ -86,12 +94,52 @@ def score(
         typer.echo(f"figures: {', '.join(str(file) for file in files)}", err=str(out) == "-")
     if str(out) == "-":
         return
-    _print(rows, scored, chosen.name, bootstrap > 0)
+    print_scores(rows, scored, chosen.name, bootstrap > 0)
     changed = [line for line in protocol.explain(chosen, official).splitlines() if "(off" in line]
     if explain:
         print(f"\n{protocol.explain(chosen, official)}")
     elif changed:
         print("\nNot the official protocol: " + "; ".join(changed))
+
+
+def _truth(benchmark: str, root: Path | None, split: str | None, part: bool):
+    """The ground truth: the package's, or that in a data set's folder."""
+    from gmmt.data.benchmarks import ground_truth
+    from gmmt.data.datasets import dataset_truth
+
+    if root is not None:
+        truth = dataset_truth(benchmark, root, split or "test", part)
+        if part:
+            words = f"--part: only the {len(truth.boxes)} sequences that are in {root} are scored"
+            typer.echo(f"{words}; of a whole benchmark's score they say little", err=True)
+        return truth
+    if split is not None or part:
+        raise SettingError("--split and --part are of a data set's folder: name it by --root DIR")
+    if benchmark == "vtuav":
+        raise SettingError("the ground truth of vtuav is in its own folder alone: --root DIR")
+    return ground_truth(benchmark)
+
+
+def _results(folder: Path, truth, prefix: str | None, check: bool) -> dict:
+    """The boxes in a folder of results, a row for each row of ground truth."""
+    from gmmt import sanity
+    from gmmt.data.result_folders import read_result_files
+
+    if not truth.annotated:
+        return sanity.read_results(folder, truth, prefix, check)
+    boxes = {}
+    for name, file in read_result_files(folder, truth.sequences, prefix).items():
+        frames, rows = truth.annotated[name], file.boxes
+        if len(rows) not in (len(frames), frames.sum()):
+            raise ResultFileError(
+                f"{folder}: sequence {name!r} has {len(rows)} rows; expected {len(frames)}, one "
+                f"for each frame from the first box on, or {frames.sum()}, one for each that is "
+                "annotated"
+            )
+        boxes[name] = rows[frames] if len(rows) == len(frames) else rows
+    if check:
+        sanity.check_results(boxes, truth.boxes)
+    return boxes
 
 
 def _names(folders: list[Path], given: list[str]) -> list[str]:
@@ -109,7 +157,8 @@ def _names(folders: list[Path], given: list[str]) -> list[str]:
     return names
 
 
-def _print(rows: list[dict], scored: Mapping, benchmark: str, intervals: bool) -> None:
+def print_scores(rows: list[dict], scored: Mapping, benchmark: str, intervals: bool) -> None:
+    """Prints a table of scores."""
     from gmmt.metrics import METRICS
 
     first, *_ = scored

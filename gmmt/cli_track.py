@@ -1,14 +1,15 @@
-"""gmmt track: one target through a real RGB-T video."""
+"""gmmt track: one target through a real RGB-T video, or all sequences of a data set."""
 
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from gmmt.cli_benchmark import Task, official_tracker, track_benchmark
 from gmmt.cli_options import Profile, Seed, Weights, option, place
-from gmmt.errors import SettingError, WeightsError
+from gmmt.errors import SettingError
 from gmmt.files import atomic_write, check_writable
 
 STEPS_A_MINUTE = 480  # README: `gmmt train Base DM --profile cpu`, 4800 steps, in about 10 min
@@ -33,19 +34,58 @@ def track(
         bool | None,
         option("Whether an official OSTrack drops tokens.", "--elimination/--no-elimination"),
     ] = None,
+    benchmark: Annotated[
+        Literal["gtot", "rgbt210", "rgbt234", "lasher", "vtuav"] | None,
+        option("All sequences of a data set, into a folder of result files."),
+    ] = None,
+    root: Annotated[Path | None, option("The data set's folder (default: data/NAME).")] = None,
+    split: Annotated[str | None, option("Which split of it (default: test).")] = None,
+    part: Annotated[
+        bool, option("Track those sequences that are there, if not all are.", "--part")
+    ] = False,
+    config: Annotated[
+        Path | None, option("Of a data set: the configuration of a trained row.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, option("A field of it to change, as in its training.", "--set")
+    ] = None,
+    jobs: Annotated[int, option("Of a data set: processes that share the work.", min=1)] = 1,
+    export: Annotated[
+        Path | None, option("Of a data set: also write files that its own toolkit reads, here.")
+    ] = None,
     out: Annotated[
         Path | None,
-        option("Where to write the boxes; - is standard output (default: a new NAME.txt here)."),
+        option(
+            "Where to write the boxes; - is standard output (default: a new NAME.txt here; of a "
+            "data set a folder, in runs/)."
+        ),
     ] = None,
     video: Annotated[Path | None, option("Also a film of them: FILE.mp4 or FILE.gif.")] = None,
     steps: Annotated[int, option("Sampling steps of GMMT, 1 to 1000.")] = 1,
+    fast: Annotated[
+        bool, option("Weights in bf16; a GPU's work is recorded once and repeated.")
+    ] = False,
     profile: Profile = "auto",
     seed: Seed = 0,
     weights: Weights = None,
 ) -> None:
     """Track one target through a real RGB-T video, with official weights or with a tracker of the
-    miniature, which is trained first if need be.
+    miniature, which is trained first if need be; or all sequences of a data set (--benchmark).
     """
+    if benchmark is not None:
+        for name, value in (("sequence", sequence), ("rgb", rgb), ("thermal", thermal)):
+            _refuse(value, f"--{name}")
+        for name, value in (("box", box), ("row", row), ("video", video)):
+            _refuse(value, f"--{name}")
+        _check_steps(steps)
+        task = Task(
+            *(benchmark, root, split, part, config, changes or [], official, elimination),
+            *(out, export, steps, fast, profile, seed, weights),
+        )
+        track_benchmark(task, jobs)
+        return
+    if config is not None or root is not None or export is not None or jobs > 1:
+        raise SettingError("--config, --root, --jobs and --export are of a data set: --benchmark")
     import numpy as np
     from tqdm import tqdm
 
@@ -61,8 +101,7 @@ def track(
         raise SettingError(
             f"--box is x,y,w,h in pixels, four numbers with commas, not {box!r}"
         ) from None
-    if not 1 <= steps <= 1000:
-        raise SettingError(f"--steps is 1 to 1000, not {steps}")
+    _check_steps(steps)
     if row is not None and official is not None:
         raise SettingError("--row and --official name two trackers; expected one of them")
     if official is None and elimination is not None:
@@ -94,12 +133,14 @@ def track(
         tracker, mode, reading, threads = _miniature(name, profile, seed, weights)
     else:
         name, target = official[0], None
-        tracker, mode, reading, threads = _official(*official, elimination)
+        tracker, mode, reading, threads = official_tracker(*official, elimination)
     if steps != 1 and (mode != "stage2" or tracker.fusion is None):
         warnings.warn(f"{name} samples nothing: --steps changes nothing", stacklevel=2)
     small, scale = at_size(whole, target)
+    if fast:
+        compute.halve(tracker)
     with compute.threads(threads):
-        found = tracking.track(tracker, mode, small, steps=steps, reading=reading)
+        found = tracking.track(tracker, mode, small, steps=steps, reading=reading, fast=fast)
         boxes = np.stack([box for box, _ in tqdm(found, f"track {small.name}", len(small))]) / scale
 
     # 3. What was found. Frames before the first box have none.
@@ -124,6 +165,16 @@ def track(
     typer.echo(words, err=str(out) == "-")
 
 
+def _check_steps(steps: int) -> None:
+    if not 1 <= steps <= 1000:
+        raise SettingError(f"--steps is 1 to 1000, not {steps}")
+
+
+def _refuse(value, name: str) -> None:
+    if value is not None:
+        raise SettingError(f"{name} is of one video; --benchmark tracks a data set's own")
+
+
 def _check_output(
     path: Path, name: str, folders: tuple[Path, ...], official: tuple[str, Path] | None
 ) -> None:
@@ -145,20 +196,13 @@ def _check_output(
 
 def _miniature(name: str, profile: str, seed: int, weights: Path | None) -> tuple:
     """Returns (tracker, mode, reading, threads) of a row, after saying what is to be trained."""
-    from gmmt import checkpoint, experiment, tracking
-    from gmmt.provenance import short_hash
+    from gmmt import experiment, tracking
     from gmmt.study import miniature
 
     profile, folder = place(profile, seed, weights)
-    config = miniature.config(name, profile)
-    whats, left = experiment.what_decides(config, seed), {}
-    for part in (config.foundation, config):
-        for stage in () if part is None else part.stages:
-            path = experiment.weights_file(folder, part.names[stage], short_hash(whats[stage]))
-            left[part.names[stage]] = part.plans[stage].steps - checkpoint.steps_done(path)
-    missing = [part for part, steps in left.items() if steps > 0]
+    missing = experiment.steps_left(miniature.config(name, profile), seed, folder)
     if missing:
-        steps = sum(left[part] for part in missing)
+        steps = sum(missing.values())
         minutes = f"about {max(1, round(steps / STEPS_A_MINUTE))} min on two cores"
         how_long = {"smoke": "seconds", "cpu": minutes}.get(profile, "a time not yet measured")
         words = f"profile {profile}: trains {', '.join(missing)} first ({steps} steps, {how_long})"
@@ -168,20 +212,3 @@ def _miniature(name: str, profile: str, seed: int, weights: Path | None) -> tupl
     trained = miniature.train(name, profile, seed, folder, progress=True)
     reading = tracking.Reading(**trained.config.reading)
     return trained.tracker, trained.mode, reading, trained.config.compute.threads
-
-
-def _official(kind: str, path: Path, elimination: bool | None) -> tuple:
-    """Returns (tracker, mode, reading, threads) of official weights."""
-    import torch
-
-    from gmmt import compute, load_official
-
-    tracker = load_official(kind, path, elimination=elimination).to(compute.device())
-    if tracker.fusion is None:
-        return tracker, next(iter(tracker.head)), None, torch.get_num_threads()
-    if len(tracker.fusion.mean) != 3:
-        raise WeightsError(
-            f"{path}: GMMT in it wants {len(tracker.fusion.mean) - 1} conditions, of which the "
-            "release defines two; expected weights of a later release"
-        )
-    return tracker, "stage2", None, torch.get_num_threads()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from gmmt.errors import SettingError, did_you_mean
+from gmmt.rates import stepped, warmed_up
 
 PARTS: Mapping[str, str] = {
     "siamese": "gmmt.trackers.siamese:Siamese",
@@ -50,24 +51,37 @@ class Part:
 class Data:
     """Which videos a row is trained, chosen and tested on, and how pairs are drawn from them."""
 
-    source: str = "mini-rgbt"  # or roadscene-motion: see gmmt/data/synthetic.py
-    train: int = 40  # training sequences
+    # mini-rgbt or roadscene-motion, which are drawn: see gmmt/data/synthetic.py; or a data set on a
+    # disk, by the name of its manifest: lasher
+    source: str = "mini-rgbt"
+    root: str = ""  # the data set's folder; data/NAME unless given
+    split: str = "train"  # which part of a data set is trained on; its "test" is tested on
+    part: bool = False  # of a data set, take the sequences that are there, even if some are not
+    train: int = 40  # training sequences, as the three below of what is drawn
     frames: int = 6  # frames taken from each of them
     length: int = 48  # frames of a sequence
     val: int = 8  # validation sequences
     test: int = 8  # test sequences
+    samples: PositiveInt = 60000  # pairs of an epoch
+    # How pairs are drawn and cut: as the miniature's, or as the released code of a tracker does.
+    # The jitter below is in shares of the crop's side, or in the units of that code.
+    draw: Literal["miniature", "ostrack", "siamban"] = "miniature"
+    interval: PositiveInt = 200  # frames between template and search patch are less, in a data set
     negative: float = 0.2  # share of the pairs that are of two different sequences
-    template_shift: float = 0.03  # jitter of the crops, in shares of the crop's side
+    template_shift: float = 0.03
     template_scale: float = 0.05
     search_shift: float = 0.25
     search_scale: float = 0.18
+    reduced: bool = False  # decode images at a half, ... of their size where a crop allows it
+    workers: NonNegativeInt = 2  # processes that read a data set's images
 
 
 @frozen
 class Plan:
     """How one stage is trained."""
 
-    steps: NonNegativeInt
+    steps: NonNegativeInt | None = None
+    epochs: NonNegativeInt = 0  # in the place of `steps`: as many times Data.samples pairs
     batch: PositiveInt = 32  # pairs in a step, over all processes
     optimizer: Literal["adamw", "sgd"] = (
         "adamw"  # needs fewer steps than the paper's "sgd" (momentum 0.9)
@@ -76,18 +90,36 @@ class Plan:
     warmup: float = 0.1  # share of the steps before it, which rise linearly
     first: float = 0.2  # the first rate, and the last, to which it falls geometrically: shares
     last: float = 0.01  # of the highest
+    # How often the rate changes: in every step; in every epoch, rising geometrically, too
+    # (SiamBAN); or once, to a tenth, after `constant` epochs (OSTrack, ViPT, TBSI).
+    changes: Literal["steps", "epochs", "once"] = "steps"
+    constant: NonNegativeInt = 0
+    slower: Mapping[str, float] = field(default_factory=dict)  # parameters' names: shares of rate
+    later: Mapping[str, int] = field(default_factory=dict)  # and the epoch (from 0) they begin in
+    eliminate: tuple[int, int] | None = None  # epochs (from 1) between which tokens grow fewer
     weight_decay: float = 1e-4
     clip: float = 10.0  # the largest norm of a gradient
+    loss: Literal["ours", "released"] = "ours"  # of tracking: see Tracker.released_loss
     lam: float = 1.0  # lambda of Eq. (5): the weight of the generative loss, in stage 2
 
     def rate_at(self, step: int) -> float:
-        """Returns the learning rate of a step: linear warm-up from `first`, geometric decay to
-        `last`, both as shares of `rate`.
+        """Returns the learning rate of a step: warm-up from `first`, geometric decay to `last`,
+        both as shares of `rate`; or what `changes` says.
         """
+        if self.changes == "once":
+            return self.rate * stepped(self.epoch_of(step), self.constant)
+        if self.changes == "epochs":
+            n = max(1, self.epochs)
+            ramp = round(self.warmup * n)
+            return self.rate * warmed_up(self.epoch_of(step), n, ramp, self.first, self.last)
         ramp = max(1, round(self.warmup * self.steps))
         if step < ramp:
             return self.rate * (self.first + (1 - self.first) * step / ramp)
         return self.rate * self.last ** ((step - ramp) / max(1, self.steps - ramp - 1))
+
+    def epoch_of(self, step: int) -> int:
+        """Returns the epoch, from 0, that a step is in; without epochs all are in the first."""
+        return step * self.epochs // max(1, self.steps)
 
 
 @frozen
@@ -114,11 +146,20 @@ class Generator:
 
 
 @frozen
+class Start:
+    """Official weights from which a tracker starts."""
+
+    kind: Literal["ostrack", "vipt", "tbsi", "resnet50"]  # the last: the Siamese backbones' alone
+    file: str = ""
+
+
+@frozen
 class Compute:
     """On what the numbers' last digits depend, beside the machine."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast in training
     threads: PositiveInt = 1  # of torch on a CPU; on a GPU they do not matter
+    parts: PositiveInt = 1  # in which a process computes its share of a batch, to save memory
 
 
 @frozen
@@ -134,6 +175,7 @@ class Config:
     data: Data = field(default_factory=Data)
     generator: Generator | None = None
     foundation: "Config | None" = None  # a row from whose weights this one starts
+    start: Start | None = None  # or official ones
     reading: Mapping[str, Any] = field(
         default_factory=dict
     )  # tracking.Reading: how a score map is read
@@ -145,7 +187,7 @@ class Config:
         return self.stages[: self.stages.index(stage)]
 
 
-FIELDS = (Config, Data, Plan, Part, Generator, Schedule, Compute)
+FIELDS = (Config, Data, Plan, Part, Generator, Schedule, Start, Compute)
 """Whose fields a file may name."""
 
 
@@ -177,7 +219,20 @@ def resolve(config: Config, where: str = "the configuration") -> Config:
     reading = {**constants, **config.reading}
     if generator is not None:
         generator = _resolve_generator(generator, f"{where}, generator")
-    return replace(config, tracker=tracker, reading=reading, generator=generator)
+    plans = {
+        stage: _resolve_plan(plan, config.data.samples, f"{where}: plans: {stage}")
+        for stage, plan in config.plans.items()
+    }
+    return replace(config, tracker=tracker, reading=reading, generator=generator, plans=plans)
+
+
+def _resolve_plan(plan: Plan, samples: int, where: str) -> Plan:
+    """Returns a plan that says how many steps it has."""
+    if plan.epochs == 0 and plan.steps is not None:
+        return plan
+    if plan.epochs == 0 or plan.steps is not None:
+        raise SettingError(f"{where}: expected steps, or epochs, one of both")
+    return replace(plan, steps=plan.epochs * (samples // plan.batch))
 
 
 def _all_known(names: Iterable[str], known: Collection[str], where: str) -> None:

@@ -14,18 +14,20 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from gmmt import checkpoint, compute, files
-from gmmt.build import make_generator, make_tracker
+from gmmt.build import make_generator, make_tracker, start_file, take_official
 from gmmt.checkpoint import Curve
 from gmmt.config import Config, module_of, plain
 from gmmt.data import loader
+from gmmt.data.manifest import sha256
 from gmmt.data.pairs import Pairs
+from gmmt.data.samples import Samples
 from gmmt.errors import SettingError
 from gmmt.provenance import code_hash, short_hash
 from gmmt.trackers.base import Tracker
 from gmmt.training import Stage, fit
 
-EVALUATION = ("val", "test")
-"""Fields of Data that no training looks at."""
+EVALUATION = ("val", "test", "root", "workers")
+"""Fields of Data on which no training depends."""
 ELSEWHERE = "keep weights in another folder (--weights DIR, or GMMT_RUNS for notebooks and batches)"
 
 
@@ -66,8 +68,10 @@ def weights_file(folder: Path, name: str, key: str) -> Path:
     return folder / f"{name}-{key}.safetensors"
 
 
-def train(config: Config, seed: int, folder: Path, *, progress: bool = False) -> Trained:
-    """Returns a row, trained, with weights kept in `folder`.
+def train(
+    config: Config, seed: int, folder: Path, *, progress: bool = False, logs: Path | None = None
+) -> Trained:
+    """Returns a row, trained, with weights kept in `folder`; what TensorBoard shows goes to `logs`.
 
     Two runs that want the same weights wait for one another; the processes of one run (torchrun)
     work together.
@@ -80,17 +84,33 @@ def train(config: Config, seed: int, folder: Path, *, progress: bool = False) ->
         tracker = make_tracker(config)
         curves: dict[str, Curve] = {}
         if config.foundation is not None:
-            below = train(config.foundation, seed, folder, progress=progress)
+            below = train(config.foundation, seed, folder, progress=progress, logs=logs)
             tracker.inherit(below.tracker)
             curves.update(below.curves)
+        if config.start is not None:
+            take_official(tracker, config)
         for name in config.stages:
             if name == "2":
                 torch.manual_seed(seed + 1)  # every row: the same first weights of U
                 tracker.fusion = make_generator(config, tracker.channels)
             stage = Stage(tracker, name, config.plans[name])
             path = weights_file(folder, config.names[name], keys[name])
-            curves[name] = load_or_train(stage, config, path, whats[name], seed, progress)
+            options = {"progress": progress, "logs": logs}
+            curves[name] = load_or_train(stage, config, path, whats[name], seed, **options)
+        tracker.to(compute.device())
     return Trained(config, seed, tracker.eval(), keys, curves, folder)
+
+
+def steps_left(config: Config, seed: int, folder: Path) -> dict[str, int]:
+    """Returns which rows are not trained yet, of this one and those that it is built on, with the
+    steps that each still needs.
+    """
+    whats, left = what_decides(config, seed), {}
+    for row in (config.foundation, config):
+        for stage in () if row is None else row.stages:
+            path = weights_file(folder, row.names[stage], short_hash(whats[stage]))
+            left[row.names[stage]] = row.plans[stage].steps - checkpoint.steps_done(path)
+    return {name: steps for name, steps in left.items() if steps > 0}
 
 
 def what_decides(config: Config, seed: int) -> dict[str, dict]:
@@ -101,6 +121,8 @@ def what_decides(config: Config, seed: int) -> dict[str, dict]:
     found: dict[str, dict] = {}
     if config.foundation is not None:
         found.update(what_decides(config.foundation, seed))
+    if not config.stages:
+        found["start"] = {"tracker": plain(config.tracker), "seed": seed, "start": _start(config)}
     for stage in config.stages:
         before = [] if stage.startswith("1.1") else [short_hash(what) for what in found.values()]
         found[stage] = {"stage": stage, "seed": seed, "on": before, **_what(config, stage)}
@@ -125,6 +147,8 @@ def _what(config: Config, stage: str) -> dict:
         "compute": asdict(config.compute),
         "machine": compute.describe(compute.device()),
     }
+    if config.start is not None:
+        what["start"] = _start(config)
     if stage == "2":
         what["mode"] = config.mode
         what["generator"] = plain(config.generator)
@@ -136,31 +160,50 @@ def _what(config: Config, stage: str) -> dict:
     return what
 
 
+def _start(config: Config) -> list[str] | None:
+    """Returns kind and hash of the official weights that a row starts from, if any."""
+    if config.start is None:
+        return None
+    return [config.start.kind, sha256(start_file(config))]
+
+
 def load_or_train(
-    stage: Stage, config: Config, path: Path, what: dict, seed: int, progress: bool
+    stage: Stage,
+    config: Config,
+    path: Path,
+    what: dict,
+    seed: int,
+    progress: bool = False,
+    logs: Path | None = None,
 ) -> Curve:
     """Returns the curve of a stage after its weights were loaded or trained; the tracker is then on
     its device, in torch's own layout, whichever it was.
     """
-    accelerator = compute.accelerator(find_unused_parameters=len(stage.turns) > 1)
+    accelerator = compute.accelerator(len(stage.turns) > 1, logs)
     with _alone(path, stage.plan.steps, accelerator):
         done = 0
         if os.path.isfile(path):
             done, weights, _ = checkpoint.load(path, what)
         if done < stage.plan.steps:
-            compute.layout(stage, accelerator.device, fast=False)
+            compute.layout(stage, compute.device(), fast=False)
             pairs = make_pairs(config, stage.tracker)
             if stage.generates:
                 standardise(stage.tracker, pairs, config, seed)
-            options = {"precision": config.compute.precision, "progress": progress}
+            options = {"precision": config.compute.precision, "parts": config.compute.parts}
+            options["progress"] = progress
             options["accelerator"] = accelerator
-            curve = fit(stage, pairs, path, seed=seed, config=what, **options)
+            if logs is not None:
+                accelerator.init_trackers(path.stem)
+            with compute.repeatable(compute.device()):
+                curve = fit(stage, pairs, path, seed=seed, config=what, **options)
         elif done:
             stage.take(weights, path)
             curve = checkpoint.read_curve(path, done)
         else:  # a plan of no steps: the stage as it begins
             curve = {}
-        compute.layout(stage, accelerator.device, fast=False)
+        compute.layout(stage, compute.device(), fast=False)
+    for tracker in accelerator.trackers:  # end_training() would part the processes, too
+        tracker.finish()
     stage.eval()
     return curve
 
@@ -202,20 +245,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def make_pairs(config: Config, tracker: Tracker) -> Pairs:
+def make_pairs(config: Config, tracker: Tracker) -> Pairs | Samples:
     """Returns what draws training batches from a configuration's data, cut as the tracker wants."""
-    frames, boxes = loader.training_frames(config.data)
-    return Pairs(frames, boxes, tracker.crops, config.data)
+    return loader.training_pairs(config.data, tracker.crops, compute.device())
 
 
 @torch.no_grad()
 def standardise(tracker: Tracker, pairs: Pairs, config: Config, seed: int) -> None:
     """Lets GMMT take mean and deviation of the frozen tracker's features from training pairs."""
-    device = next(tracker.parameters()).device
     batches, size = config.generator.statistics
     every: list[list[torch.Tensor]] = []
-    for k in range(batches):
-        template, search = (v.to(device) for v in pairs.batch(size, (seed, 9, k))[:2])
+    for template, search, _ in pairs.batches((seed, 9), 0, batches, size):
         streams = tracker.streams(tracker.encode_template(template, config.mode), search)
         every.append(list(streams))
     *features, fused = (torch.cat(parts) for parts in zip(*every, strict=True))

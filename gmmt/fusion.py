@@ -152,7 +152,8 @@ class OneCall(Fusion):
 
     def sample(self, *features: Tensor, steps: int = 1, generator: RandomSource = None) -> Tensor:
         """One call of U, whatever `steps` is."""
-        return self.denormalize(self.generate(self.conditions(features), generator))
+        fused_star = self.denormalize(self.generate(self.conditions(features), generator))
+        return fused_star.to(features[0].dtype)
 
 
 class CGANFusion(OneCall):
@@ -242,7 +243,7 @@ class DiffusionFusion(Fusion):
         """U's output and the x_0_hat that it implies, both [B, C, H, W], for steps t [B]."""
         time = t
         if self.time == "level":
-            time = self.schedule.alpha_bar[t.cpu()]
+            time = self.schedule.alpha_bar_at(t, x_t.device)
             if training:
                 time = time.sqrt()
         output = self.network_output(x_t, time.to(x_t.device), conditions)
@@ -268,7 +269,7 @@ class DiffusionFusion(Fusion):
         n = len(x_0)
 
         # 1. A step t and unit noise for each item.
-        t = random_steps(self.schedule.T, n, generator) if t is None else t
+        t = random_steps(self.schedule.T, n, generator, x_0.device) if t is None else t
         noise = unit_noise(fused, generator) if noise is None else noise
         if t.shape != (n,) or noise.shape != x_0.shape:
             raise ValueError(f"t must have shape {(n,)} and noise {tuple(x_0.shape)}")
@@ -280,7 +281,7 @@ class DiffusionFusion(Fusion):
         #    same batch for pure noise of its own, at the last step.
         if self.track_t == "last":
             x_t = torch.cat([x_t, unit_noise(x_0, generator)])
-            t = torch.cat([t, torch.full((n,), self.schedule.T - 1)])
+            t = torch.cat([t, t.new_full((n,), self.schedule.T - 1)])
             conditions = [torch.cat([f, f]) for f in conditions]
         output, x_0_hat = self.predict(x_t, t, conditions, training=True)
 
@@ -321,7 +322,8 @@ class DiffusionFusion(Fusion):
         x_t = unit_noise(conditions[0], generator)
         for t, t_next in zip(grid, [*grid[1:], -1], strict=True):
             # 2. U's x_0_hat.
-            _, x_0_hat = self.predict(x_t, torch.full((len(x_t),), t), conditions, training=False)
+            now = torch.full((len(x_t),), t, device=x_t.device)
+            _, x_0_hat = self.predict(x_t, now, conditions, training=False)
 
             # 3. It is the next x_t (recursion), or says where the next step lies: DDIM, Eq. (12).
             if sampler == "recursion":
@@ -329,7 +331,7 @@ class DiffusionFusion(Fusion):
             else:
                 noise = unit_noise(x_t, generator) if eta > 0 and t_next >= 0 else None
                 x_t = self.schedule.ddim_step(x_t, x_0_hat, t, t_next, eta, noise)
-        return self.denormalize(x_t)
+        return self.denormalize(x_t).to(features[0].dtype)
 
 
 def make_fusion(

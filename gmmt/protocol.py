@@ -94,7 +94,15 @@ PROTOCOLS: Mapping[str, Protocol] = {
         invalid_truth="any",
         lengths="surplus",
     ),
+    # With no toolkit to compare: see CAVEATS.
+    "vtuav": Protocol("VTUAV", invalid_truth="drop"),
 }
+CAVEATS = {
+    "VTUAV": "Scores on VTUAV were not compared with an official toolkit: of the frames that are "
+    "annotated, and in which the target is, the better of the RGB and the thermal box; PR at 20 "
+    "pixels, SR at MATLAB's 21 thresholds."
+}
+"""What `explain` says first of a protocol that is not known to be the official one."""
 
 
 def thresholds(protocol: Protocol) -> np.ndarray:
@@ -142,7 +150,7 @@ def explain(protocol: Protocol, official: Protocol) -> str:
     """
     paragraphs = re.split(r"\n(?=\w+: )", inspect.cleandoc(Protocol.__doc__))
     meanings = dict(" ".join(text.split()).split(": ", 1) for text in paragraphs[1:])
-    lines = []
+    lines = [textwrap.fill(CAVEATS[official.name], 96)] if official.name in CAVEATS else []
     for field in fields(protocol):
         value, usual = getattr(protocol, field.name), getattr(official, field.name)
         note = "" if value == usual else f"  (official: {usual})"

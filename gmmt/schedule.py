@@ -12,7 +12,7 @@ from torch import Tensor
 
 def cosine_beta(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
     """beta [T] of the cosine schedule (Nichol and Dhariwal, 2021, Eq. 17), float64."""
-    t = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    t = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
     f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=beta_max)
 
@@ -20,7 +20,8 @@ def cosine_beta(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -
 def linear_beta(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """beta [T] (DDPM, Sec. 4), float64; the end points are scaled by 1000 / T."""
     scale = 1000 / T
-    return torch.linspace(scale * first, scale * last, T, dtype=torch.float64).clamp(max=0.999)
+    beta = torch.linspace(scale * first, scale * last, T, dtype=torch.float64, device="cpu")
+    return beta.clamp(max=0.999)
 
 
 class Schedule:
@@ -37,6 +38,7 @@ class Schedule:
         self.beta = beta.double()
         self.alpha = 1 - self.beta
         self.alpha_bar = torch.cumprod(self.alpha, 0)
+        self._tables: dict[torch.device, Tensor] = {}
 
     @classmethod
     def cosine(cls, T: int = 1000) -> "Schedule":
@@ -61,13 +63,27 @@ class Schedule:
         t is one step, or one for each item [B]; -1 stands for alpha_bar = 1. ValueError for a step
         not in -1..T-1.
         """
-        t = torch.as_tensor(t, device="cpu").reshape(-1)
-        if bool(((t < -1) | (t >= self.T)).any()):
-            raise ValueError(f"steps must be in -1..{self.T - 1}, got {t.tolist()}")
-        alpha_bar = torch.cat([self.alpha_bar, self.alpha_bar.new_ones(1)])[t]  # t = -1: the last
+        alpha_bar = self.alpha_bar_at(t, x.device)
         shape = (-1, *[1] * (x.ndim - 1))
         signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         return signal.to(x).reshape(shape), noise.to(x).reshape(shape)
+
+    def alpha_bar_at(self, t: Tensor | int, device: torch.device | str = "cpu") -> Tensor:
+        """alpha_bar [B] in float64 at steps t [B] or at one, on a device; -1 stands for 1.
+
+        ValueError for a step not in -1..T-1. A GPU would have to be waited for to see that, so
+        steps that are there already go unseen, or stop the program, and are not asked about.
+        """
+        device = torch.device(device)
+        if device not in self._tables:  # t = -1 comes first
+            table = torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar])
+            self._tables[device] = table.to(device)
+        if not isinstance(t, Tensor):
+            t = torch.as_tensor(t, device="cpu")
+        t = t.reshape(-1)
+        if t.device.type == "cpu" and bool(((t < -1) | (t >= self.T)).any()):
+            raise ValueError(f"steps must be in -1..{self.T - 1}, got {t.tolist()}")
+        return self._tables[device].index_select(0, t.to(device) + 1)
 
     def q_sample(self, x_0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """x_t [B, ...], a draw of q(x_t | x_0) made with unit noise [B, ...]. Eq. (2)."""

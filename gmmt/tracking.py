@@ -1,6 +1,7 @@
-"""Tracking: `Target` follows one target, `track` in one sequence, `track_all` in many at once."""
+"""Tracking: `Targets` follows them, `track` one in its sequence, `track_all` many at once."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gmmt import compute
-from gmmt.data.crops import CropRule, context_side
+from gmmt.data.crops import CropRule, context_side, upload
 from gmmt.data.sequence import Sequence, check_box
 from gmmt.draws import Draws
 from gmmt.errors import GmmtError, SettingError
+from gmmt.recording import Recording
 from gmmt.trackers.base import Tracker
 
+ALL = slice(None)
 BATCH = 64  # sequences that go through the network together
 LEAST_SIZE = 1e-3  # pixels of the patch: no candidate is smaller
 CHOICES = {
@@ -54,50 +57,56 @@ class Reading:
                 raise SettingError(f"{name} is a number, 0 or more, not {value!r}")
 
 
-class Target:
-    """Where one target was last seen, and how it is followed: `patch`, the tracker, `move`."""
+class Targets:
+    """Where B targets were last seen, and how they are followed: `cut`, the tracker, `move`.
+
+    All is on one device, and nothing waits for it, but for numbers that somebody wants to see.
+    """
 
     def __init__(
         self,
-        box: np.ndarray,
+        boxes: np.ndarray,
+        sizes: list[tuple[int, int]],
         crops: CropRule,
         reading: Reading,
         device: torch.device | str = "cpu",
-        name: str = "target",
     ):
-        """Starts at a box [4] (x, y, w, h) in pixels of the first frame; SettingError if unfit."""
-        check_box(box, name)
-        self.crops, self.reading, self.device, self.name = crops, reading, device, name
-        self.box, self.score = np.asarray(box, np.float64), 1.0  # what was found last
-        state = torch.tensor(self.box[None], dtype=torch.float32, device=device)
-        self.center, self.wh = state[:, :2] + state[:, 2:] / 2, state[:, 2:].clone()  # [1, 2] each
+        """Starts at boxes [B, 4] (x, y, w, h) in pixels of the first frames, of `sizes` (H, W)."""
+        self.crops, self.reading = crops, reading
+        state = torch.tensor(np.asarray(boxes), dtype=torch.float32, device=device)
+        limits = [(width, height) for height, width in sizes]
+        self.limit = torch.tensor(limits, dtype=torch.float32, device=device)
+        self.center, self.wh = state[:, :2] + state[:, 2:] / 2, state[:, 2:].clone()  # [B, 2] each
 
-    def template(self, frame: np.ndarray) -> Tensor:
-        """The template [1, C, t, t] in 0..255, from the first frame, uint8 [C, H, W]."""
-        return self._cut(frame, self.crops.template)
+    def keep(self, which: Tensor) -> None:
+        """Goes on with those targets alone that bool [B] marks, on the CPU."""
+        places = which.nonzero()[:, 0].to(self.center.device)
+        self.center, self.wh = self.center[places], self.wh[places]
+        self.limit = self.limit[places]
 
-    def patch(self, frame: np.ndarray) -> Tensor:
-        """The search patch [1, C, s, s] in 0..255 of the next frame, around the last box."""
-        return self._cut(frame, self.crops.search)
+    def cut(self, frames: list[Tensor], size: int, part: slice = ALL) -> Tensor:
+        """Patches [b, C, size, size] in 0..255 of frames uint8 [C, H, W] around the last boxes of
+        the b targets `part`, which the frames are of.
+        """
+        center, wh = self.center[part], self.wh[part]
+        if len({frame.shape for frame in frames}) == 1:
+            return self.crops.cut(torch.stack(frames), center, wh, size)
+        rows = zip(frames, center[:, None], wh[:, None], strict=True)
+        return torch.cat([self.crops.cut(frame[None], *row, size) for frame, *row in rows])
 
-    def _cut(self, frame: np.ndarray, size: int) -> Tensor:
-        height, width = frame.shape[1:]
-        self.limit = torch.tensor([[width, height]], dtype=torch.float32, device=self.device)
-        frames = torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
-        return self.crops.cut(frames, self.center, self.wh, size)
-
-    def move(self, score: Tensor, boxes: Tensor) -> tuple[np.ndarray, float]:
-        """Moves to the best cell of a score map [S, S] with boxes [4, S, S] (x1, y1, x2, y2) in
-        pixels around the middle of the patch cut last. Gives the box, float64 [4] (x, y, w, h) in
-        pixels of the frame, and the tracker's own score; GmmtError if they are no finite box.
+    def move(self, score: Tensor, boxes: Tensor, part: slice = ALL) -> Tensor:
+        """Moves each to the best cell of its score map [b, S, S] with boxes [b, 4, S, S]
+        (x1, y1, x2, y2) in pixels around the middle of the patch cut last. Gives [b, 5]: the boxes
+        (x, y, w, h) in pixels of the frames, and the tracker's own score.
         """
         reading, size = self.reading, score.shape[-1]
+        before, limit = self.wh[part], self.limit[part]
         # 1. Every cell's candidate, and the last box, in pixels of the patch.
-        score, boxes = score.reshape(1, -1), boxes.reshape(1, 4, -1)
+        score, boxes = score.flatten(1), boxes.flatten(2)
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2
         new = (boxes[:, 2:] - boxes[:, :2]).clamp(min=LEAST_SIZE)
-        scale = self.crops.scale(self.wh)[:, None]  # pixels of the frame in one of the patch
-        old = self.wh / scale
+        scale = self.crops.scale(before)[:, None]  # pixels of the frame in one of the patch
+        old = before / scale
         # 2. The penalty for a changed size and shape (SiamRPN++).
         larger = _change(context_side(new) / context_side(old)[:, None])
         wider = _change((old[:, :1] / old[:, 1:]) / (new[:, 0] / new[:, 1]))
@@ -108,30 +117,37 @@ class Target:
             total = penalty * score * window
         else:
             total = penalty * score * (1 - reading.window) + window * reading.window
-        best = total.argmax(1)
+        best = total.argmax(1, keepdim=True)  # [b, 1]
+        pair = best[:, None].expand(-1, 2, -1)
         # 4. The new size and centre, in pixels of the frame.
-        wh = new[..., best].squeeze(-1) * scale
+        wh = new.gather(2, pair)[..., 0] * scale
         if reading.resize == "by score":
-            rate = penalty[:, best] * score[:, best] * reading.rate
-            wh = self.wh * (1 - rate) + wh * rate
+            rate = penalty.gather(1, best) * score.gather(1, best) * reading.rate
+            wh = before * (1 - rate) + wh * rate
         wh = wh.clamp(min=reading.smallest)
-        center = self.center + middle[..., best].squeeze(-1) * scale
+        center = self.center[part] + middle.gather(2, pair)[..., 0] * scale
         # 5. Within the frame.
         if reading.clip == "centre":
-            self.center = center.clamp(min=0).minimum(self.limit)
-            self.wh = wh.minimum(self.limit)
+            center, wh = center.clamp(min=0).minimum(limit), wh.minimum(limit)
         else:
-            self.center, self.wh = clip_corners(center, wh, self.limit, reading.margin)
-        # 6. As numbers: a GPU is waited for once.
-        found = torch.cat([self.center - self.wh / 2, self.wh, score[:, best]], dim=1)
-        *box, self.score = found[0].tolist()
-        self.box = np.array(box)
-        if not (np.isfinite([*box, self.score]).all() and (self.box[2:] > 0).all()):
-            raise GmmtError(
-                f"{self.name}: the tracker found the box {self.box} with score {self.score}; "
-                "expected finite numbers with a width and a height. Are its weights finite?"
-            )
-        return self.box, self.score
+            center, wh = clip_corners(center, wh, limit, reading.margin)
+        self.center[part], self.wh[part] = center, wh
+        return torch.cat([center - wh / 2, wh, score.gather(1, best)], dim=1)
+
+
+def numbers(found: Tensor, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(boxes float64 [b, 4], scores [b]) of what `Targets.move` gave, once it is on the CPU;
+    GmmtError if a box is not finite, or has no size.
+    """
+    values = found.double().numpy()
+    fine = np.isfinite(values).all(1) & (values[:, 2:4] > 0).all(1)
+    if not fine.all():
+        k = int(np.argmin(fine))
+        raise GmmtError(
+            f"{names[k]}: the tracker found the box {values[k, :4]} with score {values[k, 4]}; "
+            "expected finite numbers with a width and a height. Are its weights finite?"
+        )
+    return values[:, :4], values[:, 4]
 
 
 def _change(ratio: Tensor) -> Tensor:
@@ -166,6 +182,7 @@ def track(
     steps: int = 1,
     seed: int | None = 0,
     reading: Reading | None = None,
+    fast: bool = False,
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Tracks the target of one sequence from its first box on, on the tracker's device. Iterates
     over (box, score), float64 [4] (x, y, w, h) in pixels and 0..1; first the given box and 1.
@@ -178,23 +195,39 @@ def track(
         steps: of GMMT's sampling.
         seed: of its noise, the same in frame i of every sequence; None puts zeros in its place.
         reading: how score maps are read; None: as the tracker's own `reading` says.
+        fast: a GPU records its work on a frame once and repeats it (recording.py).
+
+    On a GPU a box comes one frame later than it could, when the next frame is under way.
 
     Raises:
         SettingError: no such mode, other modalities, or the first box is not finite or sizeless.
         GmmtError: the tracker's answer is not finite (while iterating).
     """
-    (target,) = _targets(tracker, mode, [sequence], reading)
+    targets, device = _targets(tracker, mode, [sequence], reading), place_of(tracker)
+    search = tracker.crops.search
 
     def follow() -> Iterator[tuple[np.ndarray, float]]:
         with _laid_out(tracker):
-            with torch.inference_mode():
-                template = tracker.encode_template(target.template(sequence.frame(0)), mode)
-            yield target.box, target.score
+            template = _templates(tracker, mode, targets, [sequence])
+
+            def work(frame: Tensor, draws: Draws) -> Tensor:
+                found = _answer(tracker, template, targets.cut([frame], search), mode, steps, draws)
+                return targets.move(*found)
+
+            # 1. A frame's work goes to the device; on a GPU it is recorded first, if that is asked.
+            if fast and device.type == "cuda":
+                work = Recording(work, sequence.frame(0), [targets.center, targets.wh])
+            yield np.array(sequence.boxes[0], float), 1.0
+            # 2. What it finds comes back while the GPU has the next frame.
+            behind = 1 if device.type == "cuda" else 0
+            waiting: deque[Callable[[], Tensor]] = deque()
             for i in range(1, len(sequence)):
-                patch = target.patch(sequence.frame(i))
-                _lay_out(tracker, fast=True)  # another `track` may have ended meanwhile
-                score, boxes = _answer(tracker, template, patch, mode, steps, seed, i)
-                yield target.move(score[0], boxes[0])
+                found = work(upload(sequence.frame(i), device), _noise(seed, i))
+                waiting.append(compute.download(found))
+                if len(waiting) > behind:
+                    yield _one(waiting.popleft()(), sequence.name)
+            while waiting:
+                yield _one(waiting.popleft()(), sequence.name)
 
     return follow()
 
@@ -219,33 +252,44 @@ def track_all(
     found = {s.name: (np.array([s.boxes[0]] * len(s), float), np.ones(len(s))) for s in sequences}
     if not sequences or len(found) < len(sequences):
         raise ValueError("expected one sequence or more, each with a name of its own")
-    running = list(zip(sequences, _targets(tracker, mode, sequences, reading), strict=True))
+    targets, device = _targets(tracker, mode, sequences, reading), place_of(tracker)
+    running = list(sequences)
     what, longest = f"track {len(sequences)} sequences", max(len(s) for s in sequences)
     with _laid_out(tracker):
         # 1. All templates.
-        with torch.inference_mode():
-            patches = torch.cat([target.template(s.frame(0)) for s, target in running])
-            template = tracker.encode_template(patches, mode)
+        template = _templates(tracker, mode, targets, running)
         for i in tqdm(range(1, longest), what, disable=not progress, mininterval=5):
             # 2. Who goes on.
-            goes_on = [i < len(s) for s, _ in running]
-            if not all(goes_on):
-                template = template[torch.tensor(goes_on, device=template.device)]
-                running = [pair for pair, on in zip(running, goes_on, strict=True) if on]
+            goes_on = torch.tensor([i < len(s) for s in running])
+            if not goes_on.all():
+                targets.keep(goes_on)
+                template = template[goes_on.nonzero()[:, 0].to(device)]
+                running = [s for s in running if i < len(s)]
             # 3. One frame of each, BATCH at a time.
+            waiting = []
             for k in range(0, len(running), BATCH):
-                part = running[k : k + BATCH]
-                patches = torch.cat([target.patch(s.frame(i)) for s, target in part])
-                kernel = template[k : k + BATCH]
-                scores, boxes = _answer(tracker, kernel, patches, mode, steps, seed, i)
-                for (s, target), score, box in zip(part, scores, boxes, strict=True):
-                    found[s.name][0][i], found[s.name][1][i] = target.move(score, box)
+                part = slice(k, k + BATCH)
+                frames = _uploaded([s.frame(i) for s in running[part]], device)
+                patches = targets.cut(frames, tracker.crops.search, part)
+                draws = _noise(seed, i)
+                answer = _answer(tracker, template[part], patches, mode, steps, draws)
+                waiting.append((running[part], compute.download(targets.move(*answer, part))))
+            # 4. As numbers: a GPU is waited for once.
+            for part, download in waiting:
+                boxes, scores = numbers(download(), [s.name for s in part])
+                for s, box, score in zip(part, boxes, scores, strict=True):
+                    found[s.name][0][i], found[s.name][1][i] = box, score
     return found
+
+
+def place_of(tracker: Tracker) -> torch.device:
+    """The device that a tracker is on."""
+    return next(tracker.parameters()).device
 
 
 def _targets(
     tracker: Tracker, mode: str, sequences: list[Sequence], reading: Reading | None
-) -> list[Target]:
+) -> Targets:
     """The targets of sequences in their first frames, after checking that all fits together."""
     tracker.check_mode(mode)
     for s in sequences:
@@ -254,31 +298,61 @@ def _targets(
                 f"{s.name} has the modalities {dict(s.modalities)}; {type(tracker).__name__} "
                 f"expects {dict(tracker.modalities)}, in this order"
             )
+        check_box(s.boxes[0], s.name)
     reading = reading or Reading(**tracker.reading)
-    device = next(tracker.parameters()).device
-    return [Target(s.boxes[0], tracker.crops, reading, device, s.name) for s in sequences]
+    boxes, sizes = np.array([s.boxes[0] for s in sequences]), [s.size for s in sequences]
+    return Targets(boxes, sizes, tracker.crops, reading, place_of(tracker))
+
+
+def _uploaded(frames: list[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Frames [C, H, W] on a device; those of one size are sent in one piece."""
+    if len({frame.shape for frame in frames}) == 1:
+        return list(upload(np.stack(frames), device))
+    return [upload(frame, device) for frame in frames]
 
 
 @contextmanager
 def _laid_out(tracker: Tracker) -> Iterator[None]:
-    """Evaluation mode, and the fast layout of weights; torch's own in the end."""
+    """Evaluation mode, and the fast layout of weights; torch's own again when the last track of
+    this tracker ends.
+    """
     tracker.eval()
+    tracker.tracks = getattr(tracker, "tracks", 0) + 1
     try:
         _lay_out(tracker, fast=True)
         yield
     finally:
-        _lay_out(tracker, fast=False)
+        tracker.tracks -= 1
+        if tracker.tracks == 0:
+            _lay_out(tracker, fast=False)
 
 
 def _lay_out(tracker: Tracker, fast: bool) -> None:
     with torch.inference_mode(False):  # else the weights could not be trained any more
-        compute.layout(tracker, next(tracker.parameters()).device, fast)
+        compute.layout(tracker, place_of(tracker), fast)
+
+
+@torch.inference_mode()
+def _templates(tracker: Tracker, mode: str, targets: Targets, sequences: list[Sequence]) -> Tensor:
+    """What is kept of all targets' templates, from the first frames."""
+    frames = _uploaded([s.frame(0) for s in sequences], place_of(tracker))
+    return tracker.encode_template(targets.cut(frames, tracker.crops.template), mode)
 
 
 @torch.inference_mode()
 def _answer(
-    tracker: Tracker, z: Tensor, x: Tensor, mode: str, steps: int, seed: int | None, i: int
+    tracker: Tracker, z: Tensor, x: Tensor, mode: str, steps: int, draws: Draws
 ) -> tuple[Tensor, Tensor]:
-    """Scores [B, S, S] and boxes [B, 4, S, S] for templates z and search patches x of frame i."""
-    noise = Draws(None if seed is None else (seed << 20) + i, same=True)
-    return tracker.decode(*tracker.search(z, x, mode, steps, noise))
+    """Scores [B, S, S] and boxes [B, 4, S, S] for templates z and search patches x."""
+    return tracker.decode(*tracker.search(z, x, mode, steps, draws))
+
+
+def _noise(seed: int | None, i: int) -> Draws:
+    """The noise of frame i."""
+    return Draws(None if seed is None else (seed << 20) + i, same=True)
+
+
+def _one(found: Tensor, name: str) -> tuple[np.ndarray, float]:
+    """The box [4] and the score of the one target that there is."""
+    (box,), (score,) = numbers(found, [name])
+    return box, float(score)

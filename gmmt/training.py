@@ -14,9 +14,10 @@ on (seed, stage, step) alone: a run that was killed goes on from its last checkp
 same weights, and so does one on several processes, each of which takes its share of the same batch.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,25 +34,9 @@ from gmmt.draws import Draws
 from gmmt.errors import SettingError
 from gmmt.provenance import hash_of
 from gmmt.trackers.base import Tracker
+from gmmt.trackers.vit import keep_rate
 
 STAGES = ("1.1 rgb", "1.1 tir", "1.2", "2")
-
-
-def _paper(epochs: int, batch: int, warmup: float, **more) -> Plan:
-    """Returns a plan with SGD from 0.001 over 0.005 to 0.00005."""
-    return Plan(epochs, batch, "sgd", 0.005, warmup, first=0.2, last=0.01, **more)
-
-
-PAPER = {
-    "1.1": _paper(20, 8, 0.25),
-    "1.2": _paper(20, 8, 0.25),
-    "2": _paper(100, 8, 0.2, lam=5.0),
-    # How the rate falls is not told.
-    "1.2 ViPT": Plan(100, 32, "adamw", 0.0004, warmup=0.0, first=1.0, last=1.0),
-    "2 ViPT, TBSI": _paper(100, 32, 0.2, lam=5.0),
-}
-"""Supplement, Table 2 (Siamese where no other is named), with `steps` in EPOCHS: multiply by the
-data set's steps an epoch."""
 
 
 class Stage(nn.Module):
@@ -102,6 +87,33 @@ class Stage(nn.Module):
         own = set(self.tracker.fusion.parameters_of(turn))
         return [p for p in every if p in own]
 
+    def groups(self, turn: str) -> list[dict]:
+        """Returns what learns in a turn as groups of one share of the rate, with the epoch in which
+        each begins to learn.
+        """
+        grouped: dict[tuple, list[Tensor]] = {}
+        names = {p: name for name, p in self.tracker.named_parameters()}
+        for p in self.parameters_of(turn):
+            share = _of(self.plan.slower, names[p], 1.0)
+            begins = _of(self.plan.later, names[p], 0)
+            grouped.setdefault((share, begins), []).append(p)
+        return [
+            {"params": parameters, "share": share, "begins": begins}
+            for (share, begins), parameters in grouped.items()
+        ]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets what depends on the epoch (from 0): what begins to learn later is in evaluation mode
+        till then, and so many search tokens stay.
+        """
+        for name, module in self.tracker.named_modules():
+            if epoch < _of(self.plan.later, name, 0):
+                module.train(False)
+            elif name in self.plan.later:
+                module.train(True)
+        if self.plan.eliminate is not None:
+            self.tracker.backbone.keep_rate = keep_rate(epoch + 1, *self.plan.eliminate)
+
     def forward(
         self, template: Tensor, search: Tensor, boxes: Tensor, draws: Draws, turn: str = "all"
     ) -> dict[str, Tensor]:
@@ -124,7 +136,10 @@ class Stage(nn.Module):
             x = tracker.encode(z, search, self.mode)
         # 2. The tracking loss.
         answer = tracker.head[self.mode](z, x)
-        terms = tracker.loss_of(*answer, boxes, tracker.stride)
+        if self.plan.loss == "released":
+            terms = tracker.released_loss(answer, boxes, draws)
+        else:
+            terms = tracker.loss_of(*answer, boxes, tracker.stride)
         # 3. Loss = Loss_track + lam * Loss_gen, Eq. (5).
         total = sum(terms.values())
         if self.plan.lam and generative:
@@ -157,6 +172,7 @@ def fit(
     seed: int,
     config: Mapping,
     precision: str = "fp32",
+    parts: int = 1,
     check_every: int = 50,
     save_seconds: float = 60,
     progress: bool = False,
@@ -165,16 +181,18 @@ def fit(
     """Trains a stage to its plan's end, from its checkpoint at `path` if there is one, and returns
     the curve of each term of the loss. Afterwards the tracker is on its device, in torch's layout.
 
-    `config` is what the run depends on: a checkpoint of another configuration is refused
-    (SettingError). Every `check_every` steps the loss is looked at (FloatingPointError if it is not
-    finite) and, if `save_seconds` have passed, the checkpoint is written.
+    A process computes its share of a batch in so many `parts`, of which gradients are added up; a
+    batch norm sees one part. `config` is what the run depends on: a checkpoint of another
+    configuration is refused (SettingError). Every `check_every` steps the loss is looked at
+    (FloatingPointError if it is not finite) and, if `save_seconds` have passed, the checkpoint is
+    written.
     """
     plan = stage.plan
     accelerator = accelerator or compute.accelerator(len(stage.turns) > 1)
-    device, rank = accelerator.device, accelerator.process_index
+    device, rank = compute.device(), accelerator.process_index
     world, is_main = accelerator.num_processes, accelerator.is_main_process
     compute.layout(stage, device, fast=True)  # a sixth faster on a CPU, more on a GPU
-    optimizers = {turn: make_optimizer(plan, stage.parameters_of(turn)) for turn in stage.turns}
+    optimizers = {turn: make_optimizer(plan, stage.groups(turn)) for turn in stage.turns}
     scaler = compute.scaler(device, precision)
     done = resume(stage, list(optimizers.values()), path, config)
     if is_main:
@@ -182,27 +200,39 @@ def fit(
     model = accelerator.prepare(stage) if world > 1 else stage
 
     unseen: list[dict[str, Tensor]] = []
-    saved = time.monotonic()
+    saved, epoch = time.monotonic(), -1
     bar = {"disable": not progress or not is_main, "mininterval": 5}
-    for k in tqdm(range(done, plan.steps), f"stage {stage.name}", plan.steps, initial=done, **bar):
-        # 1. A batch, the same for any number of processes.
-        batch = pairs.batch(plan.batch, (seed, STAGES.index(stage.name), k), rank, world)
-        batch = [v.to(device, non_blocking=True) for v in batch]
+    # 1. A batch, the same for any number of processes.
+    key = (seed, STAGES.index(stage.name))
+    batches = pairs.batches(key, done, plan.steps, plan.batch, rank, world)
+    batches = tqdm(batches, f"stage {stage.name}", plan.steps, initial=done, **bar)
+    for k, batch in enumerate(batches, start=done):
+        if plan.epoch_of(k) != epoch:
+            epoch = plan.epoch_of(k)
+            stage.begin_epoch(epoch)
         record: dict[str, Tensor] = {}
         for turn, optimizer in optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = plan.rate_at(k)
-            # 2. The loss of this turn, with noise and time steps that depend on the step alone.
-            draws = Draws(hash_of([seed, stage.name, k, turn]), rank, world)
-            with compute.autocast(device, precision):
-                terms = model(*batch, draws, turn)
-            # 3. Its gradient, cut to a length of `clip`, and a step.
+                learns = epoch >= group["begins"]
+                group["lr"] = plan.rate_at(k) * group["share"] if learns else 0.0
+            # 2. The gradient of this turn's loss, with noise and time steps that depend on the step
+            #    alone, part by part.
             optimizer.zero_grad()
-            scaler.scale(terms["loss"]).backward()
+            means: dict[str, Tensor] = {}
+            for i, part in enumerate(_cut(batch, parts)):
+                draws = Draws(hash_of([seed, stage.name, k, turn]), rank * parts + i, world * parts)
+                waits = world > 1 and i + 1 < parts
+                with model.no_sync() if waits else contextlib.nullcontext():
+                    with compute.autocast(device, precision):
+                        terms = model(*part, draws, turn)
+                    scaler.scale(terms["loss"] / parts).backward()
+                for name, value in terms.items():
+                    means[name] = means.get(name, 0.0) + value.detach() / parts
+            record.update(means)
+            # 3. It is cut to a length of `clip`; a step.
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(stage.parameters_of(turn), plan.clip)
             scaler.step(optimizer)
-            record.update({name: value.detach() for name, value in terms.items()})
         scaler.update()
         unseen.append(record)
         # 4. Now and then a look at the loss, which makes a GPU wait, and a checkpoint.
@@ -212,17 +242,50 @@ def fit(
             unseen = []
             if is_main:
                 checkpoint.add_to_curve(path, records)
+                log(accelerator, stage.name, records, k + 1, optimizers)
                 if last or time.monotonic() - saved >= save_seconds:
                     kept = [] if last else list(optimizers.values())
                     checkpoint.save(path, stage.trained(), kept, k + 1, config)
                     saved = time.monotonic()
     accelerator.wait_for_everyone()
     compute.layout(stage, device, fast=False)
+    if plan.eliminate is not None:
+        stage.tracker.backbone.keep_rate = None
     return checkpoint.read_curve(path, plan.steps)
 
 
-def make_optimizer(plan: Plan, parameters: list[Tensor]) -> Optimizer:
-    """Returns the plan's optimiser; its rate is set in every step."""
+def _of(values: Mapping, name: str, other):
+    """Returns the value of the first key that a name begins with, else `other`."""
+    return next((value for key, value in values.items() if name.startswith(key)), other)
+
+
+def _cut(batch: Sequence[Tensor], parts: int) -> Iterator[Sequence[Tensor]]:
+    """Yields a batch in equal parts; SettingError: it has another number of items."""
+    n = len(batch[0])
+    if n % parts:
+        raise SettingError(f"{n} items cannot be computed in {parts} parts: choose a divisor")
+    for i in range(parts):
+        yield [values[i * n // parts : (i + 1) * n // parts] for values in batch]
+
+
+def log(
+    accelerator: Accelerator,
+    stage: str,
+    records: list[dict[str, float]],
+    step: int,
+    optimizers: Mapping[str, Optimizer],
+) -> None:
+    """Sends the mean of the last steps' losses, and the rates, to what Accelerate logs to."""
+    means = {name: sum(r[name] for r in records) / len(records) for name in records[0]}
+    for turn, optimizer in optimizers.items():
+        means[f"rate/{turn}"] = max(group["lr"] for group in optimizer.param_groups)
+    accelerator.log({f"{stage}/{name}": value for name, value in means.items()}, step=step)
+
+
+def make_optimizer(plan: Plan, parameters: list[Tensor] | list[dict]) -> Optimizer:
+    """Returns the plan's optimiser for parameters or groups of them; its rate is set in every
+    step.
+    """
     if plan.optimizer == "sgd":
         return SGD(parameters, plan.rate, momentum=0.9, weight_decay=plan.weight_decay)
     if plan.optimizer == "adamw":

@@ -13,13 +13,14 @@ from gmmt import files, provenance
 ROOMS = {
     "ground": "__init__ errors files provenance",
     "method": "schedule draws fusion networks.*",
-    "configuration": "config config_file",
+    "configuration": "rates config config_file",
     "data": "data.*",
     "scores": "protocol metrics curves sanity results",
     "trackers": "trackers.*",
-    "running": "compute checkpoint build training experiment tracking predictions",
+    "running": "compute checkpoint build training experiment recording tracking predictions "
+    "on_benchmark",
     "study": "study.*",
-    "doors": "notebook plot score_figures cli cli_options cli_score cli_track",
+    "doors": "notebook plot score_figures cli cli_options cli_score cli_track cli_benchmark",
 }
 """From the ground up: a module imports from its own room and from those below it alone."""
 METHOD_SEES = ("ground", "method")
@@ -110,13 +111,15 @@ def lines(path: Path) -> list[str]:
 
 def test_files_are_short_and_lines_narrow():
     folders = [files.ROOT / name for name in ("gmmt", "workflow", "benchmarks", "tests")]
-    paths = [p for folder in folders for p in (*folder.rglob("*.py"), *folder.glob("Snakefile"))]
+    paths = [p for folder in folders for p in folder.rglob("*.py")]
+    paths += [files.ROOT / "workflow" / "Snakefile", *(files.ROOT / "workflow").glob("*.smk")]
     assert len(paths) > 90
     wide = [f"{p}, line {i}" for p in paths for i, t in enumerate(lines(p), 1) if len(t) > 100]
     assert wide == []
     package = {p: len(lines(p)) for p in paths if p.is_relative_to(files.PACKAGE)}
     assert [p for p, n in package.items() if n > 450] == []
-    assert sum(package.values()) <= 10000
+    # 10,000 until the real benchmarks came: readers, the loader, the released trackers' training.
+    assert sum(package.values()) <= 13000
 
 
 # --- installed, without a checkout ----------------------------------------------------------------

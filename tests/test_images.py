@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmmt.data import manifest
+from gmmt.data import manifest, verify
 from gmmt.data.image_folders import find_folders, image_files, in_order
 from gmmt.data.images import Images
 from gmmt.data.video import open_video
@@ -123,7 +123,7 @@ def test_what_systems_hide_is_passed_over_everywhere(tmp_path):
         "differences": {},
     }
     (tmp_path / "rgb.txt").write_text("1 1 5 5\n" * 2)
-    assert list(manifest._check_sequence(tmp_path, layout, None)) == []
+    assert list(verify._check_sequence(tmp_path, layout, None)) == []
     (tmp_path / "__MACOSX").mkdir()
     (tmp_path / "__MACOSX" / "x.png").write_bytes(b"")
     found = [p.name for p in manifest._files_in(tmp_path)]

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from gmmt.data import manifest
-from gmmt.data.manifest import verify
+from gmmt.data.verify import verify
 from gmmt.errors import DownloadError, ManifestError
 from gmmt.files import manifest_dir, resource
 
@@ -191,7 +191,8 @@ def dataset(**layout) -> dict:
         "annotations": ["gt.txt"],
         "optional": [],
     }
-    return content | {"layout": standard | {"row_per_image": True, "differences": {}} | layout}
+    standard |= {"row_per_image": True, "differences": {}, "surplus": {}, "damaged": {}}
+    return content | {"layout": standard | layout}
 
 
 def put_mirror(folder: Path, files: dict[str, bytes]) -> Path:

@@ -301,11 +301,17 @@ def test_the_options_of_a_file_of_another_size_are_named(tmp_path):
         load_official("tbsi", path)
 
 
-def test_an_ostrack_for_384_pixels_warns_of_its_search_area(tmp_path):
+def test_an_ostrack_for_384_pixels_searches_five_times_the_targets_side(tmp_path):
     options = {"hidden": 8, "dim": 8, "depth": 1, "heads": 1, "template": 192, "search": 384}
     path = save(tmp_path / "w.pth", cf.state(order("ostrack", options=options | {"keep": {}})))
-    with pytest.warns(UserWarning, match=r"w\.pth: official models for 384 pixels .* 5 times"):
-        load_official("ostrack", path, elimination=False, **options)
+    crops = load_official("ostrack", path, elimination=False, **options).crops
+    wh = torch.tensor([[40.0, 40.0]])  # the template shows 80 pixels, the search patch 200
+    assert crops.scale(wh).item() == pytest.approx(200 / 384)
+    frames = torch.arange(600).expand(1, 3, 600, 600)
+    patch = crops.cut(frames, torch.tensor([[300.0, 300.0]]), wh, 384)
+    assert patch[0, 0, 0, [0, -1]].tolist() == pytest.approx([200, 399], abs=0.5)
+    patch = crops.cut(frames, torch.tensor([[300.0, 300.0]]), wh, 192)
+    assert patch[0, 0, 0, [0, -1]].tolist() == pytest.approx([260, 339], abs=0.5)
 
 
 def test_elimination_is_asked_for_where_the_file_cannot_tell(tmp_path):

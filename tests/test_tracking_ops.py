@@ -20,7 +20,7 @@ from gmmt.trackers.siamese import Siamese
 from gmmt.trackers.tbsi import TBSI
 from gmmt.trackers.vipt import ViPT
 from gmmt.trackers.vit import OneStream, OSTrack
-from gmmt.tracking import Reading, Target, cosine_window, track
+from gmmt.tracking import Reading, Targets, cosine_window, track
 
 HEIGHT, WIDTH = 60, 80
 RGB, SIX_CHANNELS = {"rgb": 3}, {"rgb": 3, "tir": 3}
@@ -73,11 +73,10 @@ def move(reading: Reading, cx: float, cy: float, w: float, h: float) -> np.ndarr
     the frame.
     """
     one_to_one = CropRule(32, 32, lambda wh: wh.new_tensor([32.0]), 0.0)  # whatever the target
-    target = Target(np.array([30.0, 20, 16, 12]), one_to_one, reading)
-    target.patch(image(1))
+    target = Targets([[30.0, 20, 16, 12]], [(HEIGHT, WIDTH)], one_to_one, reading)
     x, y = cx - 38, cy - 26
     box = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-    return target.move(torch.ones(1, 1), box.reshape(4, 1, 1))[0]
+    return target.move(torch.ones(1, 1, 1), box.reshape(1, 4, 1, 1))[0, :4].double().numpy()
 
 
 # --- crops ----------------------------------------------------------------------------------------
@@ -154,9 +153,8 @@ def test_of_equal_scores_the_first_is_taken(ops):
     score[1, 3] = score[3, 1] = 0.9
     _, size, offset = centre_maps(5, 0)
     reading = Reading(**OSTrack.reading | {"clip": "centre", "combine": "mix", "window": 0.0})
-    target = Target(np.array([30.0, 20, 16, 12]), rule, reading)
-    target.patch(image(3))
-    found, _ = target.move(score, heads.decode_centre(size, offset, 8)[0])
+    target = Targets([[30.0, 20, 16, 12]], [(HEIGHT, WIDTH)], rule, reading)
+    found = target.move(score[None], heads.decode_centre(size, offset, 8))[0, :4].double().numpy()
     shares = (found[:2] + found[2:] / 2 - [38, 26]) / 40 + 0.5, found[2:] / 40
     bbox = ops["B_test_time"]["cal_bbox_tie"]["bbox"]
     assert np.concatenate(shares) == pytest.approx(bbox, abs=1e-6)
@@ -168,12 +166,11 @@ def test_ostracks_box_is_mapped_back_to_the_frame(ops):
         search, scale = case["search_size"], 1 / case["resize_factor"]
         rule = CropRule(search, search, lambda wh, s=search * scale: wh.new_tensor([s]), 0.0)
         reading = Reading(**OSTrack.reading | {"margin": 0})
-        target = Target(np.add(case["state"], [shift, shift, 0, 0]), rule, reading)
-        target.patch(np.zeros((1, 300, 300), np.uint8))
+        target = Targets([np.add(case["state"], [shift, shift, 0, 0])], [(300, 300)], rule, reading)
         cx, cy, w, h = case["pred_cxcywh"]  # in pixels of the frame, from the patch's corner
         x, y = cx - search * scale / 2, cy - search * scale / 2
         box = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) / scale
-        found, _ = target.move(torch.ones(1, 1), box.reshape(4, 1, 1))
+        found = target.move(torch.ones(1, 1, 1), box.reshape(1, 4, 1, 1))[0, :4].double().numpy()
         assert found - [shift, shift, 0, 0] == pytest.approx(case["out"], abs=5e-5)
 
 
@@ -206,14 +203,14 @@ def test_siambans_penalty(ops):
         alone = torch.zeros(25)
         alone[cell] = 1.0
         reading = Reading(penalty=trace["PENALTY_K"], window=0.0, rate=1.0, smallest=0.0)
-        target = Target(np.array([30.0, 20, 16, 12]), tracker.crops, reading)
-        target.patch(image(3))
-        found, score = target.move(alone.reshape(5, 5), boxes[0])
+        target = Targets([[30.0, 20, 16, 12]], [(HEIGHT, WIDTH)], tracker.crops, reading)
+        *found, score = target.move(alone.reshape(1, 5, 5), boxes)[0].double().tolist()
         assert score == 1.0
         new = (boxes[0, 2:] - boxes[0, :2]).flatten(1)[:, cell] * tracker.crops.scale(
             torch.tensor([[16.0, 12.0]])
         )
-        share = (found[2:] - [16, 12]) / (new.numpy() - [16, 12])  # penalty * score * rate
+        # penalty * score * rate
+        share = (np.array(found[2:]) - [16, 12]) / (new.numpy() - [16, 12])
         assert share == pytest.approx(penalty[cell], rel=1e-3)
     assert scores[0].flatten()[detail["best_idx"]].item() == pytest.approx(
         trace["steps"][0]["best_score"], rel=1e-5

@@ -35,7 +35,7 @@ from gmmt.networks.unet import UNet
 from gmmt.provenance import hash_of
 from gmmt.study import miniature
 from gmmt.trackers.siamese import Siamese
-from gmmt.training import PAPER, STAGES, Stage, fit
+from gmmt.training import STAGES, Stage, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,8 +78,8 @@ class OneBatch:
     def __init__(self, pairs, n=4):
         self.one = pairs.batch(n, (0, 0, 0))
 
-    def batch(self, *_, **__):
-        return self.one
+    def batches(self, key, first, last, *_):
+        return (self.one for _ in range(first, last))
 
 
 OFTEN = {"check_every": 1, "save_seconds": 0}
@@ -220,10 +220,10 @@ def test_a_run_that_was_stopped_ends_with_the_very_same_weights(
             tracker = tiny_tracker(variant)
 
             class Stopping:
-                def batch(self, n, seed, *rest, stop=stop):
-                    if seed[2] == stop:
+                def batches(self, key, first, last, *rest, stop=stop):
+                    yield from pairs.batches(key, first, last if stop is None else stop, *rest)
+                    if stop is not None:
                         raise KeyboardInterrupt
-                    return pairs.batch(n, seed, *rest)
 
             stage = Stage(tracker, "2", plan)
             if stop is None:
@@ -416,7 +416,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(call, name, pairs, tmp_
 def load_or_train(path, pairs, monkeypatch):
     """Returns the curve of two steps of stage 2, trained or loaded as a row's stages are."""
     monkeypatch.setattr(experiment, "make_pairs", lambda *_: pairs)
-    config = SimpleNamespace(compute=SimpleNamespace(precision="fp32"))
+    config = SimpleNamespace(compute=SimpleNamespace(precision="fp32", parts=1))
     stage = Stage(tiny_tracker(), "2", Plan(2, batch=4))
     return experiment.load_or_train(stage, config, path, {"a": 1}, 0, False)
 
@@ -559,8 +559,8 @@ def test_boxes_without_a_size_are_refused(pairs):
 
 
 def test_the_supplements_learning_rates():
-    for name, epochs in (("1.1", 20), ("1.2", 20), ("2", 100)):
-        plan = replace(PAPER[name], steps=epochs * 100)
+    for name, epochs, warmup in (("1.1", 20, 0.25), ("1.2", 20, 0.25), ("2", 100, 0.2)):
+        plan = Plan(100 * epochs, rate=0.005, warmup=warmup, first=0.2, last=0.01)
         rates = [plan.rate_at(k) for k in range(plan.steps)]
         assert rates[0] == pytest.approx(0.001)
         assert max(rates) == pytest.approx(0.005)

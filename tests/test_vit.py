@@ -266,8 +266,8 @@ def test_stage_2_cuts_its_loss_on_one_batch_fivefold_and_moves_nothing_else(
     before = {k: v.clone() for k, v in tracker.state_dict().items()}
 
     class OneBatch:
-        def batch(self, *_, **__):
-            return one
+        def batches(self, key, first, last, *_):
+            return (one for _ in range(first, last))
 
     history = fit(
         Stage(tracker, "2", Plan(90, batch=4, rate=2e-2, last=0.1)),

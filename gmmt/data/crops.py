@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,8 +28,8 @@ def area_side(wh: Tensor) -> Tensor:
 class CropRule:
     """How a tracker cuts its patches: how much of a frame they show, and what lies beyond it.
 
-    A template shows a square of `side(wh)` frame pixels, and a search patch shows as many frame
-    pixels in each of its own. SettingError if `whole_pixels` is unknown.
+    A template shows a square of `side(wh)` frame pixels, and a search patch shows `wider` times as
+    many frame pixels in each of its own. SettingError if `whole_pixels` is unknown.
     """
 
     template: int  # sides of both patches, in pixels of the patch
@@ -36,6 +37,7 @@ class CropRule:
     side: Callable[[Tensor], Tensor] = context_side  # target's wh [B, 2] -> side [B]
     fill: float | None = None  # what lies outside of a frame; None: the mean of each channel
     whole_pixels: str = "no"  # or "ostrack", "siamban": how the official code rounds the square
+    wider: float = 1.0
 
     def __post_init__(self):
         if self.whole_pixels not in ("no", "ostrack", "siamban"):
@@ -45,11 +47,15 @@ class CropRule:
 
     def cut(self, frames: Tensor, center: Tensor, wh: Tensor, size: int) -> Tensor:
         """Patches [B, C, size, size] in 0..255 of frames [B, C, H, W], around targets with `center`
-        and `wh` [B, 2] in pixels; ValueError if they are not finite, or have no size.
+        and `wh` [B, 2] in pixels; ValueError if they are not finite, or have no size, unless they
+        are on a GPU, which would have to be waited for.
         """
-        if not bool((center.isfinite() & (wh > 0) & wh.isfinite()).all()):
+        on_cpu = center.device.type == "cpu"
+        if on_cpu and not bool((center.isfinite() & (wh > 0) & wh.isfinite()).all()):
             raise ValueError(f"expected finite centres and sizes above 0, got {center} and {wh}")
         side = self.side(wh) * (size / self.template)
+        if size == self.search:
+            side = side * self.wider
         if self.whole_pixels == "no":
             return crop(frames, center, side, size, self.fill)
         if self.whole_pixels == "ostrack":
@@ -65,8 +71,9 @@ class CropRule:
     def scale(self, wh: Tensor) -> Tensor:
         """Frame pixels [B] in one of the search patch; only OSTrack's code rounds them."""
         if self.whole_pixels == "ostrack":
-            return (self.side(wh) * (self.search / self.template)).ceil() / self.search
-        return self.side(wh) / self.template
+            side = self.side(wh) * (self.search / self.template) * self.wider
+            return side.ceil() / self.search
+        return self.side(wh) / self.template * self.wider
 
 
 def crop(
@@ -106,7 +113,16 @@ def _lose_last(frames: Tensor, end: Tensor, fill: float) -> Tensor:
     frame's right (lower) border: there OSTrack pads by one pixel too many.
     """
     height, width = frames.shape[2:]
+    right, below = end[:, 0] >= width, end[:, 1] >= height
     frames = frames.clone()
-    frames[end[:, 0] >= width, :, :, -1] = fill
-    frames[end[:, 1] >= height, :, -1, :] = fill
+    frames[..., -1] = torch.where(right[:, None, None], fill, frames[..., -1])
+    frames[..., -1, :] = torch.where(below[:, None, None], fill, frames[..., -1, :])
     return frames
+
+
+def upload(values: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on a device, which is not waited for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

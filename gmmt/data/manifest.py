@@ -7,13 +7,12 @@ import os
 import shutil
 import tempfile
 import urllib.parse
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gmmt.data.image_folders import image_files, is_hidden
-from gmmt.errors import DownloadError, ManifestError, ResultFileError, did_you_mean
+from gmmt.data.image_folders import is_hidden
+from gmmt.errors import DownloadError, ManifestError, did_you_mean
 from gmmt.files import data_dir, manifest_dir, read_json
 
 # What fetch() writes last: size and sha256 of every file beside it. A folder without is not whole.
@@ -247,110 +246,3 @@ def instructions(name: str, data: Path | str | None = None) -> str:
         for value in values if isinstance(values, list) else [values]:
             lines.append(f"{field}: {value or 'not known; ask the authors'}")
     return "\n".join([*lines, f"Check it with: gmmt verify {name}"])
-
-
-def verify(name: str, data: Path | str | None = None) -> list[str]:
-    """What is wrong with <data>/<name>, a line each: path, expected, what to do.
-
-    Fetched files are compared by size and sha256, other data sets by layout; they may be there in
-    part, with the folder of one split.
-    """
-    manifest, target = load(name), Path(data or data_dir()) / name
-    if not target.is_dir():
-        return [
-            f"{target}: no such folder; expected {manifest.title}. Run 'gmmt fetch {name}', "
-            "which gets it or says where to get it"
-        ]
-    check = changes
-    if manifest.kind == "weights":
-        check = _check_weights
-    elif manifest.kind == "dataset":
-        check = _check_dataset
-    return list(check(target, manifest))
-
-
-def _check_weights(target: Path, manifest: Manifest) -> Iterator[str]:
-    for entry in manifest["entries"]:
-        advice = f"Get {entry['name']} from {entry['url'] or entry['source']}"
-        for pattern in entry["files"]:
-            for path in sorted(target.glob(pattern)) or [target / pattern]:
-                if not holds(path, entry["bytes"], entry["sha256"]) or path.stat().st_size == 0:
-                    expected = (
-                        f"expected {entry['bytes'] or 'some'} bytes, sha256 "
-                        f"{entry['sha256'] or 'not known'}, for {entry['used_by']}"
-                    )
-                    yield f"{path}: missing, or other content; {expected}. {advice}"
-                elif entry["bytes"] is None and entry["sha256"] is None:
-                    with path.open("rb") as file:
-                        if file.read(1) not in (b"P", b"\x80"):  # a zip archive, a pickle
-                            yield f"{path}: no weight file of torch, perhaps a page. {advice}"
-                            continue
-                    warnings.warn(
-                        f"{path}: present; neither its size nor its hash is known, so its content "
-                        "is not checked",
-                        stacklevel=3,
-                    )
-
-
-def _check_dataset(target: Path, manifest: Manifest) -> Iterator[str]:
-    layout, splits = manifest["layout"], manifest["layout"]["splits"].values()
-    present = [split for split in splits if (target / split["folder"]).is_dir()]
-    if not present:
-        folders = " and ".join(str(target / split["folder"]) for split in splits)
-        yield f"{folders}: no such folder; expected {layout['tree']}. Unpack the data set so"
-    names = [name for image in layout["images"] for name in image["folders"]]
-    for split in present:
-        folder, count, rows = target / split["folder"], split["count"], split["rows"] or {}
-        there = []
-        for path in sorted(folder.glob("/".join("*" * split["depth"]))):
-            known = path.name in rows or not rows
-            hidden = any(map(is_hidden, path.relative_to(folder).parts))
-            if known and not hidden and any((path / name).is_dir() for name in names):
-                there.append(path)
-        lost = sorted(rows.keys() - {path.name for path in there})
-        if lost or not there or count not in (None, len(there)):
-            missing = ", ".join(lost[:5]) or "not known"
-            more = ", ..." if len(lost) > 5 else ""
-            yield (
-                f"{folder}: {len(there)} sequence folders; expected {count or 'some'} "
-                f"({layout['tree']}). Unpack the rest there (missing: {missing}{more})"
-            )
-        for sequence in there:
-            yield from _check_sequence(sequence, layout, rows.get(sequence.name))
-
-
-def _check_sequence(sequence: Path, layout: dict, rows: int | None) -> Iterator[str]:
-    """What is wrong in a sequence's folder; `rows`: its ground truth's number of rows, if known."""
-    from gmmt.data.boxes import read_boxes
-
-    images, annotations = [], []
-    for image in layout["images"]:
-        folders = [sequence / name for name in image["folders"]]
-        folder = next(filter(Path.is_dir, folders), folders[0])
-        endings = tuple(f".{ending}" for ending in image["extensions"])
-        files = image_files(folder, endings) if folder.is_dir() else []
-        images.append((folder, len(files), f"{image['modality']} images (*{', *'.join(endings)})"))
-        for path in [file for file in files if file.stat().st_size == 0][:1]:
-            yield f"{path}: an empty file; expected an image. Unpack the sequence again"
-    for path in [sequence / name for name in layout["annotations"]]:
-        # Universal newlines: one file holds a lone carriage return.
-        text = path.read_text(encoding="latin-1") if path.is_file() else ""
-        number = sum(bool(line.strip()) for line in text.split("\n"))
-        annotations.append((path, number, "rows of ground truth"))
-        if number:
-            try:
-                read_boxes(path)
-            except ResultFileError as error:
-                yield f"{error}. Unpack the sequence again"
-    frames = max(number for _, number, _ in images)
-    # If rows are not images, image folders can only be compared with each other, and rows with
-    # what the manifest says.
-    if layout["row_per_image"]:
-        rows = frames = rows or max(number for _, number, _ in annotations) or frames
-    allowed = layout["differences"].get(sequence.name, 0)
-    for found, expected in ((images, frames), (annotations, rows)):
-        for path, number, what in found:
-            differs = expected and allowed is not None and abs(number - expected) > allowed
-            if not number or differs:
-                advice = "Unpack the sequence again; 'gmmt fetch' names the known quirks"
-                yield f"{path}: {number} {what}; expected {expected or 'some'}. {advice}"

@@ -1,20 +1,32 @@
 """Training pairs: a template and a search patch of one target, cut from frames in memory."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from gmmt.config import Data
-from gmmt.data.crops import CropRule, crop
+from gmmt.data.crops import CropRule, crop, upload
 from gmmt.errors import SettingError
+
+Batch = tuple[Tensor, Tensor, Tensor]  # template and search patches, boxes
 
 
 class Pairs:
     """Template and search patches for training; jitter as in SiamBAN, scaled to the patch."""
 
-    def __init__(self, frames: np.ndarray, boxes: np.ndarray, crops: CropRule, data: Data):
+    def __init__(
+        self,
+        frames: np.ndarray,
+        boxes: np.ndarray,
+        crops: CropRule,
+        data: Data,
+        device: torch.device | str = "cpu",
+    ):
         """Takes frames uint8 [S, F, C, H, W] and boxes [S, F, 4] (x, y, w, h); cuts as `crops`, the
-        rule of the tracker to be trained, says, with the jitter that `data` names.
+        rule of the tracker to be trained, says, with the jitter that `data` names. The frames rest
+        on the device, as bytes, and are cut there.
 
         SettingError: a box is not finite or has no area, or the rule wants whole pixels.
         """
@@ -30,38 +42,41 @@ class Pairs:
                 f"training sequence {s}, frame {f}: the box is {boxes[s, f]}; "
                 f"expected x, y, w, h with a width and a height: leave such frames out"
             )
-        self.frames, self.boxes = torch.from_numpy(frames), torch.from_numpy(boxes).float()
+        self.frames = torch.from_numpy(frames).to(device)
+        self.boxes = torch.from_numpy(boxes).float().to(device)
         self.crops, self.data = crops, data
 
-    def batch(
-        self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def batches(
+        self, key: tuple[int, ...], first: int, last: int, n: int, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Yields process `rank`'s share of n pairs for each step from `first` to `last` - 1."""
+        for step in range(first, last):
+            yield self.batch(n, (*key, step), rank, world)
+
+    def batch(self, n: int, seed: tuple[int, ...], rank: int = 0, world: int = 1) -> Batch:
         """Returns process `rank`'s share of batch `seed`: template [b, C, t, t], search
         [b, C, s, s], boxes [b, 4] (x1, y1, x2, y2).
 
         Boxes are in pixels of the search patch around its middle; NaN where the target is not in
         it. SettingError: n is not a multiple of `world`.
         """
-        if n % world:
-            raise SettingError(
-                f"a batch of {n} cannot be shared by {world} processes: choose a multiple"
-            )
         # 1. Draw for the whole batch, so that any number of processes sees the same one.
         rng = np.random.default_rng(seed)
         sequences, frames = self.boxes.shape[:2]
-        sequence = torch.from_numpy(rng.integers(0, sequences, (2, n)))  # of template and search
-        frame = torch.from_numpy(rng.integers(0, frames, (2, n)))
-        negative = torch.from_numpy(rng.random(n) < self.data.negative)
-        sequence[1] = torch.where(negative, sequence[1], sequence[0])
-        moved = torch.from_numpy(rng.uniform(-1, 1, (2, n, 2))).float()
-        scaled = torch.from_numpy(rng.uniform(-1, 1, (2, n, 1))).float()
+        sequence = rng.integers(0, sequences, (2, n))  # of template and search
+        frame = rng.integers(0, frames, (2, n))
+        negative = rng.random(n) < self.data.negative
+        sequence[1] = np.where(negative, sequence[1], sequence[0])
+        moved, scaled = rng.uniform(-1, 1, (2, n, 2)), rng.uniform(-1, 1, (2, n, 1))
 
-        # 2. Keep this process's share.
-        share = slice(rank * n // world, (rank + 1) * n // world)
-        sequence, frame = sequence[:, share], frame[:, share]
-        moved, scaled = moved[:, share], scaled[:, share, 0]
+        # 2. Keep this process's share, and send it to the frames: in one piece.
+        share = share_of(n, rank, world)
+        parts = (*sequence, *frame, *moved.transpose(0, 2, 1).reshape(4, n), *scaled[..., 0])
+        drawn = upload(np.stack(parts)[:, share], self.frames.device)
+        sequence, frame = drawn[:4].long().unflatten(0, (2, 2))
+        moved, scaled = drawn[4:8].float().unflatten(0, (2, 2)).mT, drawn[8:].float()
         # By chance both halves of a "negative" pair may be of the same sequence.
-        negative = negative[share] & (sequence[0] != sequence[1])
+        negative = sequence[0] != sequence[1]
 
         # 3. Cut both patches.
         def cut(k: int, size: int, shift: float, stretch: float) -> tuple[Tensor, Tensor]:
@@ -79,3 +94,14 @@ class Pairs:
         template, _ = cut(0, self.crops.template, d.template_shift, d.template_scale)
         search, boxes = cut(1, self.crops.search, d.search_shift, d.search_scale)
         return template, search, torch.where(negative[:, None], torch.nan, boxes)
+
+
+def share_of(n: int, rank: int, world: int) -> slice:
+    """Returns where process `rank`'s items are in a batch of n; SettingError: it cannot be shared
+    equally.
+    """
+    if n % world:
+        raise SettingError(
+            f"a batch of {n} cannot be shared by {world} processes: choose a multiple"
+        )
+    return slice(rank * n // world, (rank + 1) * n // world)

@@ -98,12 +98,23 @@ def read_truth(
             f"the {start} before it have no box (0,0,0,0)",
             stacklevel=3,
         )
-    boxes, present = np.full((len(numbers), 4), np.nan), np.ones(len(numbers), bool)
-    absent = missing | (rows[:, 2:] <= 0).any(1)
-    absent[at.index(start)] = False  # whatever it is, it is the first: check_first_box judges it
+    boxes, present = spread(rows, at, len(numbers))
+    # Whatever it is, it is the first: check_first_box judges it.
+    boxes[start], present[start] = rows[at.index(start)], True
+    return boxes, present, start
+
+
+def spread(rows: np.ndarray, at: Sequence, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(boxes [n, 4], present [n]) of n frames from rows (x, y, w, h) of the frames `at`.
+
+    Boxes are NaN where nobody annotated, and where a row has no box (NaN, no width or height):
+    there `present` is False.
+    """
+    boxes, present = np.full((n, 4), np.nan), np.ones(n, bool)
+    absent = np.isnan(rows).any(1) | (rows[:, 2:] <= 0).any(1)
     boxes[at] = np.where(absent[:, None], np.nan, rows)
     present[at] = ~absent
-    return boxes, present, start
+    return boxes, present
 
 
 def _absent(rows: np.ndarray) -> np.ndarray:
@@ -176,7 +187,7 @@ def _frames_of(path: Path, m: int, numbers: Sequence) -> list[int]:
     n, words = len(numbers), f"{path}: {m} boxes for {len(numbers)} frames"
     if m == n:
         return list(range(n))
-    offset, place = _offset(path.parent), {number: i for i, number in enumerate(numbers)}
+    offset, place = first_annotated(path.parent), {number: i for i, number in enumerate(numbers)}
     if offset is not None:
         wanted = [offset + STEP * k for k in range(m)]
         if all(number in place for number in wanted):
@@ -204,13 +215,16 @@ def _frames_of(path: Path, m: int, numbers: Sequence) -> list[int]:
 # --- init_frame.npy -------------------------------------------------------------------------------
 
 
-def _offset(folder: Path) -> int | None:
-    """The number of the frame that a sequence's first box is of, where VTUAV's file, beside the
-    sequence or in a folder above, says it.
-    """
+def offset_files(folder: Path) -> list[Path]:
+    """Where VTUAV's init_frame.npy may be: beside a sequence's images, or in a folder above."""
     folder = folder.resolve()
-    for place in (folder, *folder.parents[:3]):
-        path = place / OFFSETS
+    return [place / OFFSETS for place in (folder, *folder.parents[:3])]
+
+
+def first_annotated(folder: Path) -> int | None:
+    """The number of the frame that a sequence's first box is of, where init_frame.npy says it."""
+    folder = folder.resolve()
+    for path in offset_files(folder):
         if path.is_file():
             try:
                 content = _read_plain(path)

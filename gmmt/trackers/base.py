@@ -48,6 +48,8 @@ class Tracker(nn.Module):
                                                  has met the search patch in the backbone
         loss_of(*answer, boxes, stride) -> terms of the tracking loss, which add up; boxes [B, 4]
                                                  (x1, y1, x2, y2) around the search patch's middle
+        released_loss(answer, boxes, draws)      the same as the released code has it
+            -> terms
         decode(*answer) -> scores, boxes         scores [B, S, S] in 0..1 and boxes [B, 4, S, S] in
                                                  pixels around the search patch's middle
     """

@@ -12,6 +12,8 @@ LEAST_OVERLAP = 0.7
 """By how much a box whose centre is off by CornerNet's radius still overlaps the true one."""
 SIGMAS_IN_DIAMETER = 6
 """The Gaussian's sigma is this part of its diameter 2 radius + 1."""
+POSITIVES, NEGATIVES, NEGATIVES_OF_STRANGERS = 16, 48, 16
+"""How many points SiamBAN draws on a target, in its background, and in a negative pair."""
 
 
 def xcorr_depthwise(x: Tensor, kernel: Tensor) -> Tensor:
@@ -73,40 +75,74 @@ def labels(boxes: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
     which background (outside of that with w/2, h/2): SiamBAN's.
 
     Boxes [B, 4] (x1, y1, x2, y2) are in pixels around the search patch's middle; NaN: no target.
+    With exchanged corners, x2 < x1, it is another target than the template's: of such a negative
+    pair the points within the small ellipse are background, and no others.
     """
     center, wh = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     offset = (points(size, stride, boxes.device) - center[:, :, None, None]) / wh[:, :, None, None]
     r = offset.square().sum(1)
-    return r < 1 / 16, ~(r <= 1 / 4)
+    inside, stranger = r < 1 / 16, (wh < 0).any(1)[:, None, None]
+    return inside & ~stranger, torch.where(stranger, inside, ~(r <= 1 / 4))
 
 
-def track_loss(cls: Tensor, loc: Tensor, boxes: Tensor, stride: int) -> dict[str, Tensor]:
+def drawn_points(
+    on_target: Tensor, background: Tensor, boxes: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Which of the points [B, S, S] that `labels` names for the boxes SiamBAN's loss is made of:
+    POSITIVES and NEGATIVES of them, or NEGATIVES_OF_STRANGERS without target, or all if there are
+    less: those with the smallest random numbers [B, S, S].
+    """
+
+    def smallest(mask: Tensor, count: Tensor | int) -> Tensor:
+        rank = torch.where(mask, numbers, torch.inf).flatten(1).argsort(1).argsort(1)
+        return mask & (rank < count).view_as(mask)
+
+    one_target = (boxes[:, 2:] > boxes[:, :2]).all(1, keepdim=True)
+    negatives = torch.where(one_target, NEGATIVES, NEGATIVES_OF_STRANGERS)
+    return smallest(on_target, POSITIVES), smallest(background, negatives)
+
+
+def track_loss(
+    cls: Tensor, loc: Tensor, boxes: Tensor, stride: int, numbers: Tensor | None = None
+) -> dict[str, Tensor]:
     """SiamBAN's loss: {"cls": balanced cross-entropy, "loc": 1 - IoU on the target's points}, but
     for all points, not 64 drawn ones; each image counts alike, on whatever process it is.
+
+    With uniform random numbers [B, S, S] it is the released one: for drawn_points, each of the
+    batch counts alike, and the IoU is (I + 1) / (U + 1) in pixels of the patch. Two things differ:
+    without positive points "loc" is 0 (the released one fails), and a batch's only positive (or
+    negative) point counts in "cls" (the released one forgets it).
     """
     on_target, background = labels(boxes, cls.shape[-1], stride)
+    together, more = (1, 2), 0.0
+    if numbers is not None:
+        on_target, background = drawn_points(on_target, background, boxes, numbers)
+        together, more = (0, 1, 2), 1.0
     positive, negative = on_target.float(), background.float()
     surprise = F.cross_entropy(cls.float(), positive.long(), reduction="none")
 
     def each(values: Tensor, mask: Tensor) -> Tensor:
-        return (values * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+        return (values * mask).sum(together) / mask.sum(together).clamp(min=1)
 
-    iou, _ = overlap(decode(loc, stride), boxes.nan_to_num()[:, :, None, None])
+    iou, _ = overlap(decode(loc, stride), boxes.nan_to_num()[:, :, None, None], more)
     return {
         "cls": 0.5 * (each(surprise, positive) + each(surprise, negative)).mean(),
         "loc": each(1 - iou, positive).mean(),
     }
 
 
-def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU [B, ...] of boxes a and b [B, 4, ...] (x1, y1, x2, y2)."""
+def overlap(a: Tensor, b: Tensor, more: float = 0.0) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU [B, ...] of boxes a and b [B, 4, ...] (x1, y1, x2, y2); of the IoU,
+    both intersection and union are taken for `more` than they are.
+    """
     high, low = torch.minimum(a[:, 2:], b[:, 2:]), torch.maximum(a[:, :2], b[:, :2])
     inter = (high - low).clamp(min=0).prod(1)
     areas = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1)
     union = (areas - inter).clamp(min=1e-6)
     high, low = torch.maximum(a[:, 2:], b[:, 2:]), torch.minimum(a[:, :2], b[:, :2])
     hull = (high - low).prod(1).clamp(min=1e-6)
-    return inter / union, inter / union - (hull - union) / hull
+    iou = (inter + more) / (union + more)
+    return iou, iou - (hull - union) / hull
 
 
 class CentreHead(nn.Module):
@@ -177,21 +213,22 @@ def centre_labels(boxes: Tensor, size: int, stride: float) -> Tensor:
 
 
 def centre_loss(
-    score: Tensor, size: Tensor, offset: Tensor, boxes: Tensor, stride: float
+    score: Tensor, size: Tensor, offset: Tensor, boxes: Tensor, stride: float, best: bool = False
 ) -> dict[str, Tensor]:
     """OSTrack's loss: {"focal": on the score map, "l1": 5 |box - true box|, "giou": 2 (1 - GIoU)},
     boxes in shares of the patch.
 
-    The box is the true centre's cell's: OSTrack's, of the highest score, is the same only after
-    pre-training. Images count alike; those without target (OSTrack has none) only in "focal".
+    The box is the true centre's cell's, or as released, with `best`, that of the highest score,
+    which is the same only after pre-training. Images count alike; those without target (OSTrack has
+    none) only in "focal".
     """
     # 1. The score map, by the focal loss of CornerNet.
     s, p = score.shape[-1], score[:, 0]
     heat = centre_labels(boxes, s, stride)
     at_centre, elsewhere = -((1 - p) ** 2) * p.log(), -((1 - heat) ** 4) * p**2 * (1 - p).log()
     focal = torch.where(heat == 1, at_centre, elsewhere).sum((1, 2))
-    # 2. The box of the true centre's cell, in shares of the patch from its corner.
-    cell = heat.flatten(1).argmax(1)[:, None, None].expand(-1, 4, 1)
+    # 2. The box of one cell, in shares of the patch from its corner.
+    cell = (p if best else heat).flatten(1).argmax(1)[:, None, None].expand(-1, 4, 1)
     every = decode_centre(size, offset, stride).flatten(2)
     found = every.gather(2, cell)[..., 0] / (s * stride) + 0.5
     truth = (boxes.nan_to_num() / (s * stride) + 0.5).clamp(0, 1)

@@ -4,8 +4,8 @@ import fnmatch
 import inspect
 import math
 import re
-import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -93,12 +93,8 @@ def load_official(
             f"{path}: expected the tensors of {kind} ({size}).{other_size(kind, state, options)} "
             f"{words:.2000}"
         ) from None
-    if kind == "ostrack" and tracker.crops.search == 384:
-        warnings.warn(
-            f"{path}: official models for 384 pixels search a square of 5 times the target's side, "
-            "here it is 4 times, as in all others: boxes will differ from the official ones",
-            stacklevel=2,
-        )
+    if tracker.crops.search == 384:  # official models of this size search 5 times the target's side
+        tracker.crops = replace(tracker.crops, wider=5 / 4)
     return tracker
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gmmt.data.crops import CropRule
 from gmmt.data.sequence import split
+from gmmt.draws import Draws
 from gmmt.errors import SettingError
 from gmmt.networks.norm import SyncBatchNorm2d
 from gmmt.trackers.base import Streams, Tracker, TrainingStage
@@ -159,6 +160,7 @@ class Siamese(Tracker):
     def modality(self, name: str, crops: Tensor) -> Tensor:
         """One modality's features, f_rgb or f_tir; a single channel is repeated to three."""
         x = split((crops.float() - MEAN) / STD, self.modalities)[name].expand(-1, 3, -1, -1)
+        x = x.to(self.fuse.weight.dtype)
         return self.neck[name](self.backbone[name](x))
 
     def fused(self, f_rgb: Tensor, f_tir: Tensor) -> Tensor:
@@ -189,6 +191,14 @@ class Siamese(Tracker):
         if mode in self.modalities:
             return self.modality(mode, crops)
         return super().encode(template, crops, mode)
+
+    def released_loss(
+        self, answer: tuple[Tensor, Tensor], boxes: Tensor, draws: Draws
+    ) -> dict[str, Tensor]:
+        """SiamBAN's loss, of points that are drawn."""
+        cls, loc = answer
+        numbers = draws.uniform(cls[:, 0].shape, cls.device)
+        return track_loss(cls, loc, boxes, self.stride, numbers)
 
     def decode(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [B, S, S] and boxes [B, 4, S, S]."""

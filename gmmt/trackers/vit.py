@@ -6,6 +6,7 @@ Parameters have the official names; cls_token and pos_embed, left from pre-train
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from gmmt.data.crops import CropRule, area_side
 from gmmt.data.sequence import split
+from gmmt.draws import Draws
 from gmmt.errors import SettingError
 from gmmt.networks.embedding import grid_positions
 from gmmt.trackers.base import Tracker, TrainingStage
@@ -20,8 +22,31 @@ from gmmt.trackers.heads import CentreHead, centre_loss, decode_centre
 
 ELIMINATION: Mapping[int, float] = {3: 0.7, 6: 0.7, 9: 0.7}
 """The official models' blocks (from 0) -> share of search tokens that stay in each."""
+ELIMINATION_EPOCHS: Mapping[str, tuple[int, int]] = {"ostrack": (20, 100), "vipt": (4, 20)}
+"""Until which epoch all tokens stay in training, and from which on only that share; see
+keep_rate."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """By which red, green and blue in 0..1 are standardised."""
+
+
+@lru_cache
+def grey_levels(
+    statistics: tuple[tuple[float, ...], tuple[float, ...]], device: torch.device
+) -> Tensor:
+    """Mean and deviation [2, 3, 1, 1] in 0..255 of channels' (means, deviations) in 0..1. They are
+    kept: a GPU would have to wait for them in every frame.
+    """
+    with torch.inference_mode(False):  # training may ask for them, too
+        return torch.tensor(statistics, device=device)[..., None, None] * 255
+
+
+def keep_rate(epoch: int, start: int, end: int, share: float = 0.7) -> float:
+    """The share of search tokens that stay in an epoch of training (from 1): all until epoch
+    `start`, then by half a cosine fewer and fewer, down to `share` from epoch `end` on. A training
+    puts it into ViT.keep_rate.
+    """
+    passed = min(max((epoch - start) / (end - start), 0.0), 1.0)
+    return share + (1 - share) * (1 + math.cos(math.pi * passed)) / 2
 
 
 def patch_embedding(dim: int, patch: int) -> nn.Module:
@@ -50,7 +75,7 @@ class Block(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), perceptron(dim)
 
     def forward(
-        self, x: Tensor, places: Tensor, n_z: int, share: float, middle: list[int]
+        self, x: Tensor, places: Tensor, n_z: int, share: float, middle: slice
     ) -> tuple[Tensor, Tensor]:
         """Tokens [B, n_z + n, D], the template's first, and places [B, n] of the n search tokens,
         after the block.
@@ -100,9 +125,11 @@ class ViT(nn.Module):
                 raise SettingError(
                     f"keep maps blocks 0..{depth - 1} to shares in (0, 1], not {block} to {share}"
                 )
+        self.keep_rate: float | None = None  # while training: what stands for each share below 1
         side = template // patch
         self.n_z = side**2
-        self.middle = [(side - 1) // 2 * (side + 1)]  # of the template (OSTrack: CTR_POINT)
+        middle = (side - 1) // 2 * (side + 1)  # of the template (OSTrack: CTR_POINT)
+        self.middle = slice(middle, middle + 1)
         self.pos_embed_z = nn.Parameter(grid_positions(side, dim))
         self.pos_embed_x = nn.Parameter(grid_positions(search // patch, dim))
         self.patch_embed = patch_embedding(dim, patch)
@@ -115,7 +142,10 @@ class ViT(nn.Module):
 
     def layer(self, i: int, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, n_z + k, D], template's first, and k search tokens' places, after block i."""
-        return self.blocks[i](tokens, places, self.n_z, self.keep.get(i, 1.0), self.middle)
+        share = self.keep.get(i, 1.0)
+        if share < 1 and self.keep_rate is not None:
+            share = self.keep_rate
+        return self.blocks[i](tokens, places, self.n_z, share, self.middle)
 
     def spread(self, tokens: Tensor, places: Tensor) -> Tensor:
         """Tokens [B, n_z + N, D]: the search tokens at their places, zeros for eliminated ones."""
@@ -160,6 +190,12 @@ class OneStream(Tracker):
         self.statistics = dict.fromkeys(self.modalities, (IMAGENET_MEAN, IMAGENET_STD))
         self.head = nn.ModuleDict({mode: CentreHead(self.channels, hidden) for mode in self.modes})
 
+    def released_loss(
+        self, answer: tuple[Tensor, ...], boxes: Tensor, draws: Draws
+    ) -> dict[str, Tensor]:
+        """OSTrack's loss, of the box with the highest score; nothing is drawn."""
+        return centre_loss(*answer, boxes, self.stride, best=True)
+
     def inherit(self, foundation: "OSTrack") -> None:
         """Takes backbone and head of an OSTrack of the same size, as ViPT and TBSI start."""
         self.backbone.load_state_dict(foundation.backbone.state_dict(), strict=False)
@@ -170,8 +206,7 @@ class OneStream(Tracker):
         parts, dtype = split(crops, self.modalities), self.backbone.norm.weight.dtype
         images = []
         for name in ("rgb", "tir"):
-            values = torch.tensor(self.statistics[name], device=crops.device)
-            mean, std = values[..., None, None] * 255
+            mean, std = grey_levels(self.statistics[name], crops.device)
             images.append(((parts[name] - mean) / std).to(dtype))
         return images[0], images[1]
 

@@ -237,7 +237,8 @@ Markdown("\n".join(lines))
 # | 06 - 09 | trackers, two stages, Tables 2 and 6 in miniature | here |
 # | [**10**](10_metrics.ipynb) | what exactly is a score | here |
 # | [**11**](11_raw_results.ipynb) | do the raw results give the tables | here |
-# | 12 - 17, 19 | lambda, blocks, steps, fusion quality, features, RGB-D, the full run | planned |
+# | 12 - 16, 19 | lambda, blocks, steps, fusion quality, features, RGB-D | planned |
+# | [**17**](17_full_run.ipynb) | what does it take to run Table 1 | here |
 # | [**18**](18_paper_and_code.ipynb) | where do paper, supplement and released code disagree | here |
 #
 # The method reads in order, 00, 01, ...; the evidence, from 10 on, in any order.

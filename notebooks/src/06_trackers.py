@@ -510,9 +510,9 @@ def naive_step(p, box, center, wh, strength, share, rate, limit):
     return np.clip(center, 0, limit), np.clip(size, 4, limit), maps
 
 
-target = tracking.Target(last, base.crops, tracking.Reading())
-torch.testing.assert_close(target.patch(video.frame(at)), search)
-ours, _ = target.move(*(v[0] for v in base.decode(cls, loc)))
+target = tracking.Targets([last], [video.size], base.crops, tracking.Reading())
+torch.testing.assert_close(target.cut([torch.from_numpy(video.frame(at))], 64), search)
+ours = target.move(*base.decode(cls, loc))[0, :4]
 before = (last[:2] + last[2:] / 2).tolist(), last[2:].tolist()
 middle, size, maps = naive_step(score, heads.decode(loc, 4)[0], *before, 0.04, 0.44, 0.4, 128)
 np.testing.assert_allclose([*(middle - size / 2), *size], ours, rtol=1e-5)

@@ -262,11 +262,6 @@ print(f"one look in training mode, without a gradient: {len(drift)} buffers move
 # the next cell walks there step by step.
 
 # %% tags=["nbval-check-output"]
-from dataclasses import replace
-
-from gmmt.training import PAPER
-
-
 def naive_rates(epochs, warm, per_epoch):
     """The supplement's plan: an even rise from 0.001 to 0.005, then equal factors to 0.00005."""
     steps, ramp = epochs * per_epoch, warm * per_epoch
@@ -277,9 +272,11 @@ def naive_rates(epochs, warm, per_epoch):
     return rates
 
 
+supplement = {}
 for stage, epochs, warm in (("1.1", 20, 5), ("1.2", 20, 5), ("2", 100, 20)):
-    plan = replace(PAPER[stage], steps=100 * epochs)  # as if an epoch had 100 steps
-    ours = [plan.rate_at(k) for k in range(plan.steps)]
+    shape = {"rate": 0.005, "warmup": warm / epochs, "first": 0.2, "last": 0.01}
+    plan = Plan(steps=100 * epochs, **shape)  # as if an epoch had 100 steps
+    supplement[stage], ours = plan, [plan.rate_at(k) for k in range(plan.steps)]
     np.testing.assert_allclose(ours, naive_rates(epochs, warm, 100), rtol=1e-9)
     ends = f"{ours[0]:.3f}, {ours[100 * warm]:.3f}, {ours[-1]:.5f}"
     print(f"stage {stage}: first, highest, last rate {ends}: naive = gmmt")
@@ -292,8 +289,7 @@ plans = {"1.1": plans["1.1 rgb"], "1.2": plans["1.2"], "2": plans["2"]}
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.7))
 looks = {"1.1": ("0.3", "-"), "1.2": (plot.COLORS["fused"], "--"), "2": (plot.COLORS["DM"], "-")}
 for stage, (color, line) in looks.items():
-    paper = replace(PAPER[stage], steps=100 * PAPER[stage].steps)
-    for ax, plan, unit in ((axes[0], paper, 100), (axes[1], plans[stage], 1)):
+    for ax, plan, unit in ((axes[0], supplement[stage], 100), (axes[1], plans[stage], 1)):
         k = np.arange(plan.steps)
         rate = [plan.rate_at(i) for i in k]
         ax.plot(k / unit, rate, line, color=color, lw=1.4, label=f"stage {stage}")
@@ -331,10 +327,10 @@ class Killed:
     def __init__(self, stop):
         self.stop = stop
 
-    def batch(self, n, draw, *rest):
-        if draw[2] == self.stop:
+    def batches(self, key, first, last, *rest):
+        yield from pool.batches(key, first, last if self.stop is None else self.stop, *rest)
+        if self.stop is not None:
             raise KeyboardInterrupt
-        return pool.batch(n, draw, *rest)
 
 
 ends, often = [], {"seed": 0, "config": {}, "check_every": 2, "save_seconds": 0}

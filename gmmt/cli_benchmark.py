@@ -1,0 +1,220 @@
+"""Trackers on whole data sets, for the command line: gmmt track --benchmark, and the end of
+gmmt train.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from gmmt.cli_options import place
+from gmmt.errors import SettingError, WeightsError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `gmmt track --benchmark` is asked for."""
+
+    benchmark: str
+    root: Path | None
+    split: str | None
+    part: bool
+    config: Path | None
+    changes: list[str]
+    official: tuple[str, Path] | None
+    elimination: bool | None
+    out: Path | None
+    export: Path | None
+    steps: int
+    fast: bool
+    profile: str
+    seed: int
+    weights: Path | None
+
+    def arguments(self) -> list[str]:
+        """Returns the command that does the same in another process."""
+        words = ["track", "--benchmark", self.benchmark, "--steps", str(self.steps)]
+        words += ["--profile", self.profile, "--seed", str(self.seed)]
+        for name in ("root", "split", "config", "out", "weights"):
+            value = getattr(self, name)
+            if value is not None:
+                words += [f"--{name}", str(value)]
+        for change in self.changes:
+            words += ["--set", change]
+        if self.official is not None:
+            words += ["--official", self.official[0], str(self.official[1])]
+        if self.elimination is not None:
+            words.append("--elimination" if self.elimination else "--no-elimination")
+        words += ["--part"] * self.part + ["--fast"] * self.fast
+        return words
+
+
+def track_benchmark(task: Task, jobs: int) -> None:
+    """Tracks all sequences of a data set with a trained row or official weights, in `jobs`
+    processes, each on a GPU of its own as long as there are some; then says how to score them.
+    """
+    if jobs > 1:
+        _share(task, jobs)
+    folder, names = _track(task, alone=jobs == 1)
+    if task.export is not None:
+        from gmmt.on_benchmark import export
+
+        export(folder, names, task.benchmark, folder.name, task.export)
+        typer.echo(f"for the toolkit of {task.benchmark}: {task.export}")
+    score = f"gmmt score {folder} --benchmark {task.benchmark}"
+    if task.root is not None:
+        score += f" --root {task.root}" + " --part" * task.part
+    typer.echo(f"{len(names)} sequences in {folder}; score them: {score}")
+
+
+def _share(task: Task, jobs: int) -> None:
+    """Runs the task in several processes at once; SettingError: one of them failed."""
+    import torch
+
+    gpus, running = torch.cuda.device_count(), []
+    for k in range(jobs):
+        environment = dict(os.environ)
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(k % gpus)
+        command = [sys.executable, "-m", "gmmt.cli", *task.arguments()]
+        quiet = {} if k == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running.append(subprocess.Popen(command, env=environment, **quiet))
+    ends = [process.wait() for process in running]
+    if any(ends):
+        raise SettingError("a process that tracked failed; the same command with --jobs 1 says why")
+
+
+def _track(task: Task, alone: bool) -> tuple[Path, list[str]]:
+    """Returns the folder of results, and which sequences are in it, once all are tracked."""
+    from gmmt import compute
+    from gmmt.data.datasets import open_dataset
+    from gmmt.files import data_dir
+    from gmmt.on_benchmark import track_into
+
+    root = task.root or data_dir() / task.benchmark
+    videos = open_dataset(task.benchmark, root, task.split or "test", task.part)
+    tracker, mode, reading, threads, name, made_by = _tracker(task)
+    made_by |= {"benchmark": task.benchmark, "split": task.split or "test", "mode": mode}
+    made_by |= {"steps": task.steps, "fast": task.fast}
+    _, trackers = place(task.profile, task.seed, task.weights)
+    folder = task.out or trackers.parent / "results" / task.benchmark / name
+    if task.fast:
+        compute.halve(tracker)
+    options = {"steps": task.steps, "reading": reading, "fast": task.fast, "threads": threads}
+    track_into(folder, tracker, mode, videos, made_by, progress=True, **options)
+    if task.out is None:
+        link_to(folder)
+    return folder, [video.name for video in videos]
+
+
+def link_to(folder: Path) -> None:
+    """Makes NAME beside a folder NAME-KEY of results a link to it: the newest of that name."""
+    name, _, _ = folder.name.rpartition("-")
+    link = folder.with_name(name)
+    if name and (link.is_symlink() or not link.exists()):
+        link.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system without links
+            link.symlink_to(folder.name, target_is_directory=True)
+
+
+def _tracker(task: Task) -> tuple:
+    """Returns (tracker, mode, reading, threads, name, what it is made of)."""
+    from gmmt import config_file
+    from gmmt.data.manifest import sha256
+    from gmmt.provenance import code_hash
+
+    if task.official is not None:
+        kind, path = task.official
+        made_by = {"official": kind, "sha256": sha256(path), "elimination": task.elimination}
+        made_by["code"] = code_hash("gmmt.on_benchmark", "gmmt.trackers.official")
+        return *official_tracker(kind, path, task.elimination), f"{kind}-{path.stem}", made_by
+    if task.config is None:
+        raise SettingError(
+            "--benchmark needs a tracker: --config FILE of a trained row, or --official KIND FILE"
+        )
+    changes = config_file.changes_from(task.changes)
+    config = config_file.load(task.config, task.profile, changes)
+    _, folder = place(task.profile, task.seed, task.weights)
+    return trained_tracker(config, task.seed, folder, task.config)
+
+
+def trained_tracker(config, seed: int, folder: Path, path: Path) -> tuple:
+    """Returns (tracker, mode, reading, threads, name, what it is made of) of a trained row;
+    SettingError: it is not trained.
+    """
+    from gmmt import experiment
+    from gmmt.config import module_of, plain
+    from gmmt.provenance import code_hash
+    from gmmt.tracking import Reading
+
+    left = experiment.steps_left(config, seed, folder)
+    if left:
+        rows = ", ".join(f"{name} ({steps} steps)" for name, steps in left.items())
+        raise SettingError(
+            f"{path}: not trained yet in {folder}: {rows}. Train it with the same options: "
+            f"gmmt train --config {path} ..."
+        )
+    trained = experiment.train(config, seed, folder)
+    made_by = {"weights": dict(trained.keys), "reading": plain(config.reading)}
+    made_by["code"] = code_hash("gmmt.on_benchmark", module_of(config.tracker))
+    name = f"{trained.name}-{trained.key}"
+    reading = Reading(**config.reading)
+    return trained.tracker, trained.mode, reading, config.compute.threads, name, made_by
+
+
+def finish(config, seed: int, folder: Path, path: Path) -> None:
+    """Tracks and scores the test videos of the data set that a row was trained on. Every process of
+    a run takes its part; the first one scores.
+    """
+    from accelerate import PartialState
+
+    from gmmt import metrics, results
+    from gmmt.cli_score import print_scores
+    from gmmt.data import loader
+    from gmmt.data.datasets import dataset, dataset_truth, open_dataset
+    from gmmt.on_benchmark import track_into
+    from gmmt.protocol import PROTOCOLS
+    from gmmt.sanity import read_results
+
+    data, root = config.data, loader.dataset_root(config.data)
+    test = dataset(data.source, root).split("test")
+    if test == dataset(data.source, root).split(data.split):
+        typer.echo(f"{data.source} has no videos that {config.name} was not trained on: no score")
+        return
+    tracker, mode, reading, threads, name, made_by = trained_tracker(config, seed, folder, path)
+    made_by |= {"benchmark": data.source, "split": test, "mode": mode, "steps": 1, "fast": False}
+    videos = open_dataset(data.source, root, test, data.part)
+    place = folder.parent / "results" / data.source / name
+    main = PartialState().is_main_process
+    options = {"reading": reading, "threads": threads, "progress": main}
+    track_into(place, tracker, mode, videos, made_by, **options)
+    if not main:
+        return
+    link_to(place)
+    truth = dataset_truth(data.source, root, test, data.part)
+    protocol = PROTOCOLS[data.source]
+    scores = metrics.score(read_results(place, truth), truth.boxes, protocol)
+    scored = {config.name: scores}
+    print_scores(results.comparison(scored, truth), scored, protocol.name, True)
+    print(f"\nresults: {place}")
+
+
+def official_tracker(kind: str, path: Path, elimination: bool | None) -> tuple:
+    """Returns (tracker, mode, reading, threads) of official weights."""
+    import torch
+
+    from gmmt import compute, load_official
+
+    tracker = load_official(kind, path, elimination=elimination).to(compute.device())
+    if tracker.fusion is None:
+        return tracker, next(iter(tracker.head)), None, torch.get_num_threads()
+    if len(tracker.fusion.mean) != 3:
+        raise WeightsError(
+            f"{path}: GMMT in it wants {len(tracker.fusion.mean) - 1} conditions, of which the "
+            "release defines two; expected weights of a later release"
+        )
+    return tracker, "stage2", None, torch.get_num_threads()
