@@ -55,7 +55,7 @@ def paper_row(network: str, small: bool):
     from gmmt.files import config_dir
 
     path = config_dir() / "paper" / f"tbsi_gmmt_{network.lower()}.yaml"
-    return load(path, "smoke" if small else "cpu", {"start": None})
+    return load(path, "smoke" if small else "cpu", {"start": {"kind": "none"}})
 
 
 def made(row):
@@ -160,7 +160,7 @@ def stage_2(small: bool, rounds: int) -> None:
 
     for network in TRACK_BOUNDS:
         row, steps = paper_row(network, small), 8 if small else 400
-        plan = replace(row.plans["2"], steps=steps, epochs=0, changes="steps")
+        plan = replace(row.plans["2"], steps=steps, epochs=0, rate_changes="steps")
         tracker = made(row)
         pairs = SameBatch(tracker.crops, compute.device())
         rate = steps_a_second(Stage(tracker, "2", plan), pairs, rounds, steps)

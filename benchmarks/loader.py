@@ -95,7 +95,7 @@ def settings(workers: int) -> tuple:
 
     crops = CropRule(TEMPLATE, SEARCH, area_side, fill=0.0, whole_pixels="ostrack")
     jitter = {"template_shift": 0.0, "template_scale": 0.0, "search_shift": 3.0}
-    return crops, Data(draw="ostrack", search_scale=0.25, workers=workers, **jitter)
+    return crops, Data(search_scale=0.25, workers=workers, **jitter)
 
 
 def parts(sequences: list, rounds: int) -> None:

@@ -1,6 +1,8 @@
 """Trackers and generators, made as a configuration says."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 from gmmt.config import Config, class_of
@@ -8,34 +10,46 @@ from gmmt.errors import SettingError, WeightsError
 from gmmt.fusion import Fusion, make_fusion
 from gmmt.schedule import Schedule
 from gmmt.trackers.base import Tracker
-from gmmt.trackers.official import KINDS, load_official, without_prefix
-from gmmt.trackers.siamese import Siamese
-from gmmt.trackers.torch_file import read_state
 
 
 def make_tracker(config: Config) -> Tracker:
-    """Returns the untrained tracker, without GMMT; its weights are drawn from torch's generator."""
-    return class_of(config.tracker)(**config.tracker.args)
+    """Returns the untrained tracker, without GMMT; its weights are drawn from torch's generator.
+    SettingError: there is none of such arguments.
+    """
+    with _named(config):
+        return class_of(config.tracker)(**config.tracker.args)
+
+
+@contextlib.contextmanager
+def _named(config: Config) -> Iterator[None]:
+    """Turns what a constructor says of its arguments into an error that names the row."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, SettingError):
+            raise
+        raise SettingError(f"{config.name}: its networks cannot be made: {error}") from error
 
 
 def make_generator(config: Config, channels: int, modalities: int = 2) -> Fusion | None:
     """Returns the untrained GMMT for features of `channels` channels; None where the configuration
-    has none.
+    has none. SettingError: there is none of such arguments.
     """
     generator = config.generator
     if generator is None:
         return None
-    network = class_of(generator.network)(channels, **generator.network.args)
-    options = {}
-    if generator.variant == "CGAN":
-        d = generator.discriminator
-        options["discriminator"] = class_of(d)(channels, **d.args)
-    if generator.variant == "DM":
-        make_schedule = {"cosine": Schedule.cosine, "linear": Schedule.linear}
-        options["schedule"] = make_schedule[generator.schedule.kind](generator.schedule.T)
-        for name in ("target", "weighting", "track_t", "time"):
-            options[name] = getattr(generator, name)
-    return make_fusion(generator.variant, network, channels, modalities=modalities, **options)
+    with _named(config):
+        network = class_of(generator.network)(channels, **generator.network.args)
+        options = {}
+        if generator.variant == "CGAN":
+            d = generator.discriminator
+            options["discriminator"] = class_of(d)(channels, **d.args)
+        if generator.variant == "DM":
+            make_schedule = {"cosine": Schedule.cosine, "linear": Schedule.linear}
+            options["schedule"] = make_schedule[generator.schedule.kind](generator.schedule.T)
+            for name in ("target", "weighting", "track_t", "time"):
+                options[name] = getattr(generator, name)
+        return make_fusion(generator.variant, network, channels, modalities=modalities, **options)
 
 
 def start_file(config: Config) -> Path:
@@ -58,6 +72,10 @@ def take_official(tracker: Tracker, config: Config) -> None:
 
     WeightsError: see `load_official`; SettingError: the tracker has no use for such weights.
     """
+    from gmmt.trackers.official import KINDS, load_official, without_prefix
+    from gmmt.trackers.siamese import Siamese
+    from gmmt.trackers.torch_file import read_state
+
     kind, path = config.start.kind, start_file(config)
     if isinstance(tracker, Siamese) and kind == "resnet50":
         state = without_prefix(read_state(path))
@@ -72,7 +90,11 @@ def take_official(tracker: Tracker, config: Config) -> None:
                 ) from None
     elif kind in KINDS and isinstance(tracker, KINDS[kind]):
         official = load_official(kind, path, **config.tracker.args)
-        tracker.load_state_dict(official.state_dict(), strict=False)
+        if official.fusion is not None:
+            raise WeightsError(f"{path}: holds GMMT, too; expected {kind} alone, to train it on")
+        own = ("head.stage2.",)  # new in the file's tracker, as in this one
+        state = {k: v for k, v in official.state_dict().items() if not k.startswith(own)}
+        tracker.load_state_dict(state, strict=False)
     elif kind == "ostrack" and not isinstance(tracker, Siamese):
         known = inspect.signature(KINDS[kind]).parameters
         options = {name: value for name, value in config.tracker.args.items() if name in known}

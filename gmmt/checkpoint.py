@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from gmmt import files
 from gmmt.errors import SettingError
 
+TOLD = "told"  # the field of a configuration that is kept and not compared
 Curve = dict[str, list[float]]  # the value of each term of the loss, step by step
 
 
@@ -73,10 +74,16 @@ def steps_done(path: Path) -> int:
         return int(json.loads(file.metadata()["run"])["done"])
 
 
-def load(path: Path, config: Mapping) -> tuple[int, dict[str, Tensor], list[dict]]:
+def read_config(path: Path) -> dict:
+    """Returns the configuration of a checkpoint; SettingError: it is damaged."""
+    with _opened(path) as file:
+        return json.loads(file.metadata()["run"])["config"]
+
+
+def load(path: Path, config: Mapping | None) -> tuple[int, dict[str, Tensor], list[dict]]:
     """Returns (steps done, weights by name, state of each optimiser) of a checkpoint.
 
-    SettingError: it or its curve is damaged, or it is of another configuration.
+    SettingError: it or its curve is damaged, or it is of another configuration (None: of any).
     """
     with _opened(path) as file:
         run = json.loads(file.metadata()["run"])
@@ -84,7 +91,7 @@ def load(path: Path, config: Mapping) -> tuple[int, dict[str, Tensor], list[dict
         if run.pop("hash") != _content_hash(run, tensors):
             raise ValueError("it does not hold what was written")
     done = run["done"]
-    if run["config"] != _plain(config):
+    if config is not None and _compared(run["config"]) != _compared(_plain(config)):
         raise SettingError(
             f"{path}: trained with another configuration ({json.dumps(run['config'])[:200]} ...); "
             f"remove it, or name another file"
@@ -144,6 +151,10 @@ def _hash(parts: Iterable) -> str:
 def _plain(config: Mapping) -> dict:
     """Returns a configuration as it comes back from a file."""
     return json.loads(json.dumps(config))
+
+
+def _compared(config: Mapping) -> dict:
+    return {name: value for name, value in config.items() if name != TOLD}
 
 
 # --- the curve ------------------------------------------------------------------------------------

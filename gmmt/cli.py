@@ -107,10 +107,12 @@ def train(
     """Train rows with all that they build on, and score them: on validation, or on the test videos
     of the data set that they are trained on. On several processes: torchrun -m gmmt.cli train ...
     """
+    import torch
     from accelerate import PartialState
 
     from gmmt import config as configuration
     from gmmt import config_file, experiment
+    from gmmt.build import start_file
     from gmmt.data import loader
     from gmmt.study import miniature
 
@@ -124,9 +126,17 @@ def train(
         if show:
             print(configuration.show(row), end="")
             continue
+        if row.start is not None:
+            start_file(row)
+        if not loader.is_drawn(row.data) and profile != "smoke" and not torch.cuda.is_available():
+            warnings.warn(
+                "no GPU is visible to torch: at full size this row takes weeks; --profile smoke "
+                "shows that it runs",
+                stacklevel=1,
+            )
         trained = experiment.train(row, seed, folder, progress=True, logs=log)
         if not loader.is_drawn(row.data):
-            finish(row, seed, folder, path)
+            finish(row, seed, folder)
             continue
         if not PartialState().is_main_process:
             continue  # of several processes one tracks and prints

@@ -4,15 +4,18 @@ gmmt train.
 
 import contextlib
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import typer
 
 from gmmt.cli_options import place
-from gmmt.errors import SettingError, WeightsError
+from gmmt.errors import GmmtError, SettingError, WeightsError
+
+CODE = ("gmmt.on_benchmark", "gmmt.data.datasets", "gmmt.build")
+"""The modules on which boxes depend, with all that they import."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,6 @@ class Task:
     seed: int
     weights: Path | None
 
-    def arguments(self) -> list[str]:
-        """Returns the command that does the same in another process."""
-        words = ["track", "--benchmark", self.benchmark, "--steps", str(self.steps)]
-        words += ["--profile", self.profile, "--seed", str(self.seed)]
-        for name in ("root", "split", "config", "out", "weights"):
-            value = getattr(self, name)
-            if value is not None:
-                words += [f"--{name}", str(value)]
-        for change in self.changes:
-            words += ["--set", change]
-        if self.official is not None:
-            words += ["--official", self.official[0], str(self.official[1])]
-        if self.elimination is not None:
-            words.append("--elimination" if self.elimination else "--no-elimination")
-        words += ["--part"] * self.part + ["--fast"] * self.fast
-        return words
-
 
 def track_benchmark(task: Task, jobs: int) -> None:
     """Tracks all sequences of a data set with a trained row or official weights, in `jobs`
@@ -59,11 +45,11 @@ def track_benchmark(task: Task, jobs: int) -> None:
     """
     if jobs > 1:
         _share(task, jobs)
-    folder, names = _track(task, alone=jobs == 1)
+    folder, names = _track(task)
     if task.export is not None:
         from gmmt.on_benchmark import export
 
-        export(folder, names, task.benchmark, folder.name, task.export)
+        export(folder, names, task.benchmark, folder.name.rpartition("-")[0], task.export)
         typer.echo(f"for the toolkit of {task.benchmark}: {task.export}")
     score = f"gmmt score {folder} --benchmark {task.benchmark}"
     if task.root is not None:
@@ -75,20 +61,35 @@ def _share(task: Task, jobs: int) -> None:
     """Runs the task in several processes at once; SettingError: one of them failed."""
     import torch
 
-    gpus, running = torch.cuda.device_count(), []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
+    running = []
     for k in range(jobs):
-        environment = dict(os.environ)
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(k % gpus)
-        command = [sys.executable, "-m", "gmmt.cli", *task.arguments()]
-        quiet = {} if k == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running.append(subprocess.Popen(command, env=environment, **quiet))
-    ends = [process.wait() for process in running]
-    if any(ends):
+        if gpus:  # a process that is started has the environment of this moment
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[k % len(gpus)]
+        running.append(get_context("spawn").Process(target=_job, args=(task, k == 0)))
+        running[-1].start()
+    if given is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = given
+    elif gpus:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    for process in running:
+        process.join()
+    if any(process.exitcode for process in running):
         raise SettingError("a process that tracked failed; the same command with --jobs 1 says why")
 
 
-def _track(task: Task, alone: bool) -> tuple[Path, list[str]]:
+def _job(task: Task, first: bool) -> None:
+    """What one of several processes does; the first shows how far all are."""
+    try:
+        _track(task, progress=first)
+    except (GmmtError, OSError) as error:
+        if first:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _track(task: Task, progress: bool = True) -> tuple[Path, list[str]]:
     """Returns the folder of results, and which sequences are in it, once all are tracked."""
     from gmmt import compute
     from gmmt.data.datasets import open_dataset
@@ -101,12 +102,15 @@ def _track(task: Task, alone: bool) -> tuple[Path, list[str]]:
     made_by |= {"benchmark": task.benchmark, "split": task.split or "test", "mode": mode}
     made_by |= {"steps": task.steps, "fast": task.fast}
     _, trackers = place(task.profile, task.seed, task.weights)
+    plain = not task.fast and task.steps == 1
+    if not plain:
+        name += "-fast" * task.fast + f"-s{task.steps}" * (task.steps != 1)
     folder = task.out or trackers.parent / "results" / task.benchmark / name
     if task.fast:
         compute.halve(tracker)
     options = {"steps": task.steps, "reading": reading, "fast": task.fast, "threads": threads}
-    track_into(folder, tracker, mode, videos, made_by, progress=True, **options)
-    if task.out is None:
+    track_into(folder, tracker, mode, videos, made_by, progress=progress, **options)
+    if task.out is None and plain:
         link_to(folder)
     return folder, [video.name for video in videos]
 
@@ -123,14 +127,14 @@ def link_to(folder: Path) -> None:
 
 def _tracker(task: Task) -> tuple:
     """Returns (tracker, mode, reading, threads, name, what it is made of)."""
-    from gmmt import config_file
+    from gmmt import compute, config_file
     from gmmt.data.manifest import sha256
     from gmmt.provenance import code_hash
 
     if task.official is not None:
         kind, path = task.official
         made_by = {"official": kind, "sha256": sha256(path), "elimination": task.elimination}
-        made_by["code"] = code_hash("gmmt.on_benchmark", "gmmt.trackers.official")
+        made_by |= {"code": code_hash(*CODE), "device": compute.device().type}
         return *official_tracker(kind, path, task.elimination), f"{kind}-{path.stem}", made_by
     if task.config is None:
         raise SettingError(
@@ -139,34 +143,28 @@ def _tracker(task: Task) -> tuple:
     changes = config_file.changes_from(task.changes)
     config = config_file.load(task.config, task.profile, changes)
     _, folder = place(task.profile, task.seed, task.weights)
-    return trained_tracker(config, task.seed, folder, task.config)
+    return trained_tracker(config, task.seed, folder)
 
 
-def trained_tracker(config, seed: int, folder: Path, path: Path) -> tuple:
+def trained_tracker(config, seed: int, folder: Path) -> tuple:
     """Returns (tracker, mode, reading, threads, name, what it is made of) of a trained row;
     SettingError: it is not trained.
     """
-    from gmmt import experiment
+    from gmmt import compute, experiment
     from gmmt.config import module_of, plain
     from gmmt.provenance import code_hash
     from gmmt.tracking import Reading
 
-    left = experiment.steps_left(config, seed, folder)
-    if left:
-        rows = ", ".join(f"{name} ({steps} steps)" for name, steps in left.items())
-        raise SettingError(
-            f"{path}: not trained yet in {folder}: {rows}. Train it with the same options: "
-            f"gmmt train --config {path} ..."
-        )
-    trained = experiment.train(config, seed, folder)
+    trained = experiment.load(config, seed, folder)
     made_by = {"weights": dict(trained.keys), "reading": plain(config.reading)}
-    made_by["code"] = code_hash("gmmt.on_benchmark", module_of(config.tracker))
+    made_by["device"] = compute.device().type  # a GPU's noise is another
+    made_by["code"] = code_hash(*CODE, module_of(config.tracker))
     name = f"{trained.name}-{trained.key}"
     reading = Reading(**config.reading)
     return trained.tracker, trained.mode, reading, config.compute.threads, name, made_by
 
 
-def finish(config, seed: int, folder: Path, path: Path) -> None:
+def finish(config, seed: int, folder: Path) -> None:
     """Tracks and scores the test videos of the data set that a row was trained on. Every process of
     a run takes its part; the first one scores.
     """
@@ -185,7 +183,7 @@ def finish(config, seed: int, folder: Path, path: Path) -> None:
     if test == dataset(data.source, root).split(data.split):
         typer.echo(f"{data.source} has no videos that {config.name} was not trained on: no score")
         return
-    tracker, mode, reading, threads, name, made_by = trained_tracker(config, seed, folder, path)
+    tracker, mode, reading, threads, name, made_by = trained_tracker(config, seed, folder)
     made_by |= {"benchmark": data.source, "split": test, "mode": mode, "steps": 1, "fast": False}
     videos = open_dataset(data.source, root, test, data.part)
     place = folder.parent / "results" / data.source / name

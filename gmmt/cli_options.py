@@ -16,8 +16,8 @@ def option(words: str, *names: str, **more):
 
 DATA = option("Folder for data (default: data/ of the checkout).", "--data", envvar="GMMT_DATA")
 Data = Annotated[Path | None, DATA]
-Profile = Annotated[str, option("smoke, cpu, gpu or auto.")]
-Seed = Annotated[int, option("Seed of training.", min=0)]
+Profile = Annotated[str, option("smoke, cpu, gpu, paper or auto.")]
+Seed = Annotated[int, option("Seed of training.", min=0, max=2**62)]
 Weights = Annotated[
     Path | None, option("Folder of trained weights (default: runs/PROFILE/seedK/trackers).")
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import is_tensorboard_available
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gmmt.errors import SettingError
 
@@ -77,13 +78,15 @@ def repeatable(place: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     fills = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging alone, and slow
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' gradients are sums in any order
+            yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=True)
+        torch.use_deterministic_algorithms(before, warn_only=warns)
         torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
@@ -124,7 +127,7 @@ def download(values: torch.Tensor) -> Callable[[], torch.Tensor]:
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     copy.copy_(values, non_blocking=True)
     there = torch.cuda.Event()
-    there.record()
+    there.record(torch.cuda.current_stream(values.device))
 
     def wait() -> torch.Tensor:
         there.synchronize()

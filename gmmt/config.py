@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from gmmt.errors import SettingError, did_you_mean
 from gmmt.rates import stepped, warmed_up
@@ -63,10 +63,9 @@ class Data:
     val: int = 8  # validation sequences
     test: int = 8  # test sequences
     samples: PositiveInt = 60000  # pairs of an epoch
-    # How pairs are drawn and cut: as the miniature's, or as the released code of a tracker does.
-    # The jitter below is in shares of the crop's side, or in the units of that code.
-    draw: Literal["miniature", "ostrack", "siamban"] = "miniature"
-    interval: PositiveInt = 200  # frames between template and search patch are less, in a data set
+    # Pairs of a data set are drawn and cut as the released code does that the tracker's
+    # `whole_pixels` names. Jitter is in that code's units, elsewhere in shares of the crop's side.
+    interval: PositiveInt = 200  # of frames between template and search patch, as that code counts
     negative: float = 0.2  # share of the pairs that are of two different sequences
     template_shift: float = 0.03
     template_scale: float = 0.05
@@ -86,29 +85,35 @@ class Plan:
     optimizer: Literal["adamw", "sgd"] = (
         "adamw"  # needs fewer steps than the paper's "sgd" (momentum 0.9)
     )
-    rate: float = 2e-3  # the highest learning rate
-    warmup: float = 0.1  # share of the steps before it, which rise linearly
-    first: float = 0.2  # the first rate, and the last, to which it falls geometrically: shares
-    last: float = 0.01  # of the highest
+    rate: PositiveFloat = 2e-3  # the highest learning rate
+    warmup: NonNegativeFloat = 0.1  # share of the steps before it, which rise linearly
+    first: PositiveFloat = (
+        0.2  # the first rate, and the last, to which it falls geometrically: shares
+    )
+    last: PositiveFloat = 0.01  # of the highest
     # How often the rate changes: in every step; in every epoch, rising geometrically, too
-    # (SiamBAN); or once, to a tenth, after `constant` epochs (OSTrack, ViPT, TBSI).
-    changes: Literal["steps", "epochs", "once"] = "steps"
-    constant: NonNegativeInt = 0
-    slower: Mapping[str, float] = field(default_factory=dict)  # parameters' names: shares of rate
-    later: Mapping[str, int] = field(default_factory=dict)  # and the epoch (from 0) they begin in
+    # (SiamBAN); or once, to a tenth, after `drop_after` epochs (OSTrack, ViPT, TBSI).
+    rate_changes: Literal["steps", "epochs", "once"] = "steps"
+    drop_after: NonNegativeInt = 0
+    rate_share: Mapping[str, float] = field(
+        default_factory=dict
+    )  # parameters' names: shares of rate
+    frozen_until: Mapping[str, int] = field(
+        default_factory=dict
+    )  # and the epoch (from 0) they begin in
     eliminate: tuple[int, int] | None = None  # epochs (from 1) between which tokens grow fewer
-    weight_decay: float = 1e-4
-    clip: float = 10.0  # the largest norm of a gradient
+    weight_decay: NonNegativeFloat = 1e-4
+    clip: PositiveFloat = 10.0  # the largest norm of a gradient
     loss: Literal["ours", "released"] = "ours"  # of tracking: see Tracker.released_loss
     lam: float = 1.0  # lambda of Eq. (5): the weight of the generative loss, in stage 2
 
     def rate_at(self, step: int) -> float:
         """Returns the learning rate of a step: warm-up from `first`, geometric decay to `last`,
-        both as shares of `rate`; or what `changes` says.
+        both as shares of `rate`; or what `rate_changes` says.
         """
-        if self.changes == "once":
-            return self.rate * stepped(self.epoch_of(step), self.constant)
-        if self.changes == "epochs":
+        if self.rate_changes == "once":
+            return self.rate * stepped(self.epoch_of(step), self.drop_after)
+        if self.rate_changes == "epochs":
             n = max(1, self.epochs)
             ramp = round(self.warmup * n)
             return self.rate * warmed_up(self.epoch_of(step), n, ramp, self.first, self.last)
@@ -127,7 +132,7 @@ class Schedule:
     """The noise schedule of a diffusion model."""
 
     kind: Literal["cosine", "linear"] = "cosine"
-    T: int = 1000
+    T: PositiveInt = 1000
 
 
 @frozen
@@ -142,14 +147,18 @@ class Generator:
     weighting: str | None = None
     track_t: str | None = None
     time: str | None = None
-    statistics: tuple[int, int] = (4, 64)  # batches, and their size, that standardise features
+    statistics: tuple[PositiveInt, PositiveInt] = (
+        4,
+        64,
+    )  # batches, and their size, that standardise features
 
 
 @frozen
 class Start:
     """Official weights from which a tracker starts."""
 
-    kind: Literal["ostrack", "vipt", "tbsi", "resnet50"]  # the last: the Siamese backbones' alone
+    # resnet50: the Siamese backbones' alone; none: random weights, whatever the file
+    kind: Literal["ostrack", "vipt", "tbsi", "resnet50", "none"]
     file: str = ""
 
 
@@ -223,7 +232,9 @@ def resolve(config: Config, where: str = "the configuration") -> Config:
         stage: _resolve_plan(plan, config.data.samples, f"{where}: plans: {stage}")
         for stage, plan in config.plans.items()
     }
-    return replace(config, tracker=tracker, reading=reading, generator=generator, plans=plans)
+    start = None if config.start is not None and config.start.kind == "none" else config.start
+    config = replace(config, tracker=tracker, reading=reading, generator=generator, start=start)
+    return replace(config, plans=plans)
 
 
 def _resolve_plan(plan: Plan, samples: int, where: str) -> Plan:
@@ -232,6 +243,11 @@ def _resolve_plan(plan: Plan, samples: int, where: str) -> Plan:
         return plan
     if plan.epochs == 0 or plan.steps is not None:
         raise SettingError(f"{where}: expected steps, or epochs, one of both")
+    if samples < plan.batch:
+        raise SettingError(
+            f"{where}: an epoch of {samples} pairs (data.samples) is less than a batch of "
+            f"{plan.batch}"
+        )
     return replace(plan, steps=plan.epochs * (samples // plan.batch))
 
 

@@ -29,6 +29,10 @@ class SettingError(GmmtError, ValueError):
     """A profile, parameter or option that does not exist or is out of range."""
 
 
+class LossError(GmmtError, FloatingPointError):
+    """A loss is not a finite number any more."""
+
+
 class StoredError(GmmtError, ValueError):
     """Stored results do not belong together, or were made by other code than this."""
 

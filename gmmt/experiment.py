@@ -3,6 +3,7 @@ trained before with this very code, else trained and kept.
 """
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from gmmt.provenance import code_hash, short_hash
 from gmmt.trackers.base import Tracker
 from gmmt.training import Stage, fit
 
-EVALUATION = ("val", "test", "root", "workers")
+EVALUATION = ("val", "test", "root", "part", "workers")
 """Fields of Data on which no training depends."""
 ELSEWHERE = "keep weights in another folder (--weights DIR, or GMMT_RUNS for notebooks and batches)"
 
@@ -78,7 +79,7 @@ def train(
     """
     folder = Path(folder)
     whats = what_decides(config, seed)
-    keys = {stage: short_hash(what) for stage, what in whats.items()}
+    keys = {stage: key_of(what) for stage, what in whats.items()}
     with compute.threads(config.compute.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tracker = make_tracker(config)
@@ -108,7 +109,7 @@ def steps_left(config: Config, seed: int, folder: Path) -> dict[str, int]:
     whats, left = what_decides(config, seed), {}
     for row in (config.foundation, config):
         for stage in () if row is None else row.stages:
-            path = weights_file(folder, row.names[stage], short_hash(whats[stage]))
+            path = weights_file(folder, row.names[stage], key_of(whats[stage]))
             left[row.names[stage]] = row.plans[stage].steps - checkpoint.steps_done(path)
     return {name: steps for name, steps in left.items() if steps > 0}
 
@@ -121,43 +122,53 @@ def what_decides(config: Config, seed: int) -> dict[str, dict]:
     found: dict[str, dict] = {}
     if config.foundation is not None:
         found.update(what_decides(config.foundation, seed))
-    if not config.stages:
-        found["start"] = {"tracker": plain(config.tracker), "seed": seed, "start": _start(config)}
     for stage in config.stages:
-        before = [] if stage.startswith("1.1") else [short_hash(what) for what in found.values()]
+        before = [] if stage.startswith("1.1") else [key_of(what) for what in found.values()]
         found[stage] = {"stage": stage, "seed": seed, "on": before, **_what(config, stage)}
     return found
+
+
+def key_of(what: Mapping) -> str:
+    """Returns the key of all that weights depend on, without what is only told of them."""
+    return short_hash({name: value for name, value in what.items() if name != checkpoint.TOLD})
 
 
 def _what(config: Config, stage: str) -> dict:
     """Returns what a stage's weights depend on, but for seed and earlier stages.
 
-    The code is that of training and of the parts in use; of the machine there is what decides the
-    last digits.
+    Of drawn videos that is the code of training and of the parts in use, too, and of the machine
+    what decides the last digits. A training on a data set takes days, and must survive an update,
+    or another GPU: there both are only told.
     """
+    modules = ["gmmt.experiment", module_of(config.tracker)]
+    if stage == "2" and config.generator is not None:
+        modules.append(module_of(config.generator.network))
+        if config.generator.discriminator is not None:
+            modules.append(module_of(config.generator.discriminator))
+    made_by = {"code": code_hash(*modules), "machine": compute.describe(compute.device())}
+    what = _asked(config, stage) | {"files": loader.fingerprint(config.data)}
+    if loader.is_drawn(config.data):
+        return what | made_by
+    return what | {checkpoint.TOLD: made_by}
+
+
+def _asked(config: Config, stage: str) -> dict:
+    """Returns what a configuration says of a stage's weights."""
     data = asdict(config.data)
     for field in EVALUATION:
         del data[field]
-    modules = ["gmmt.experiment", module_of(config.tracker)]
-    what = {
+    asked = {
         "data": data,
-        "files": loader.fingerprint(config.data),
         "tracker": plain(config.tracker),
         "plan": asdict(config.plans[stage]),
         "compute": asdict(config.compute),
-        "machine": compute.describe(compute.device()),
     }
     if config.start is not None:
-        what["start"] = _start(config)
+        asked["start"] = _start(config)
     if stage == "2":
-        what["mode"] = config.mode
-        what["generator"] = plain(config.generator)
-        if config.generator is not None:
-            modules.append(module_of(config.generator.network))
-            if config.generator.discriminator is not None:
-                modules.append(module_of(config.generator.discriminator))
-    what["code"] = code_hash(*modules)
-    return what
+        asked["mode"] = config.mode
+        asked["generator"] = plain(config.generator)
+    return asked
 
 
 def _start(config: Config) -> list[str] | None:
@@ -165,6 +176,56 @@ def _start(config: Config) -> list[str] | None:
     if config.start is None:
         return None
     return [config.start.kind, sha256(start_file(config))]
+
+
+def load(config: Config, seed: int, folder: Path) -> Trained:
+    """Returns a row of a data set that was trained before, by its weights alone: neither the videos
+    nor the machine that it was trained on need be here.
+
+    SettingError: it was not, or not to its end; or several trainings fit (on other videos).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tracker = make_tracker(config)
+        if config.start is not None:
+            take_official(tracker, config)
+        keys = {"start": short_hash([_start(config), plain(config.tracker), seed])}
+        if config.stages:
+            keys = _kept(config, seed, folder)
+        for name, key in keys.items() if config.stages else ():
+            if name == "2":
+                tracker.fusion = make_generator(config, tracker.channels)
+            path = weights_file(folder, config.names[name], key)
+            _, weights, _ = checkpoint.load(path, None)
+            Stage(tracker, name, config.plans[name]).take(weights, path)
+    tracker.to(compute.device())
+    return Trained(config, seed, tracker.eval(), keys, {}, folder)
+
+
+def _kept(config: Config, seed: int, folder: Path) -> dict[str, str]:
+    """Returns the key of each stage of the one training of a row that is kept in a folder."""
+    *earlier, last = config.stages
+    asked, name, found = _asked(config, last), config.names[last], []
+    asked = json.loads(json.dumps(asked | {"stage": last, "seed": seed}))
+    for path in sorted(folder.glob(f"{name}-*.safetensors")):
+        told = checkpoint.read_config(path)
+        if all(told.get(field) == value for field, value in asked.items()):
+            found.append(path)
+    if len(found) > 1:
+        raise SettingError(
+            f"{folder}: {len(found)} trainings of {name} fit ({', '.join(p.name for p in found)}); "
+            "expected one. Move the others elsewhere"
+        )
+    done = checkpoint.steps_done(found[0]) if found else 0
+    left = config.plans[last].steps - done
+    if left:
+        raise SettingError(
+            f"{name} is not trained yet in {folder}: {left} steps of stage {last} are left. Train "
+            "it with the same options (gmmt train --config ...), or name its folder: --weights DIR"
+        )
+    before = checkpoint.read_config(found[0])["on"][-len(earlier) :] if earlier else []
+    key = found[0].stem.removeprefix(f"{name}-")
+    return dict(zip(earlier, before, strict=True)) | {last: key}
 
 
 def load_or_train(

@@ -6,6 +6,7 @@ and the targets' state are brought there.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,17 +27,19 @@ class Recording:
         tensors that it changes, which are as before afterwards.
         """
         device, before = state[0].device, [value.clone() for value in state]
+        self.work = work  # what was recorded reads its tensors: they must stay
         self.frame = torch.from_numpy(np.ascontiguousarray(frame)).to(device)
         self.draws = HeldDraws()
         self.graph = torch.cuda.CUDAGraph()
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                work(self.frame, self.draws.again())
-        torch.cuda.current_stream(device).wait_stream(side)
-        with torch.cuda.graph(self.graph):
-            self.found = work(self.frame, self.draws.again())
+        with torch.cuda.device(device):
+            side = side_stream(device)
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    work(self.frame, self.draws.again())
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self.graph, stream=side):
+                self.found = work(self.frame, self.draws.again())
         for value, old in zip(state, before, strict=True):
             value.copy_(old)
 
@@ -46,6 +49,12 @@ class Recording:
         self.draws.take(draws)
         self.graph.replay()
         return self.found
+
+
+@lru_cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which a device records: one, as each has a workspace of its own."""
+    return torch.cuda.Stream(device)
 
 
 class HeldDraws(Draws):
@@ -64,7 +73,8 @@ class HeldDraws(Draws):
     def noise(self, shape: torch.Size, device: torch.device | str = "cpu") -> Tensor:
         """The place [1, ...] for this noise, as many times as there are items."""
         if self.asked == len(self.places):
-            self.places.append(torch.zeros(1, *shape[1:], device=device))
+            with torch.inference_mode(False):  # else nothing could be written there afterwards
+                self.places.append(torch.zeros(1, *shape[1:], device=device))
         self.asked += 1
         return self.places[self.asked - 1].expand(shape)
 

@@ -12,6 +12,7 @@ head, then GMMT and a new head.
 All else is frozen and stays in evaluation mode, its batch norms too. Whatever a step draws depends
 on (seed, stage, step) alone: a run that was killed goes on from its last checkpoint to the very
 same weights, and so does one on several processes, each of which takes its share of the same batch.
+(But SiamBAN's released loss is a mean over the points of a process's share, as released.)
 """
 
 import contextlib
@@ -31,11 +32,12 @@ from gmmt.checkpoint import Curve
 from gmmt.config import Plan
 from gmmt.data.pairs import Pairs
 from gmmt.draws import Draws
-from gmmt.errors import SettingError
+from gmmt.errors import LossError, SettingError
 from gmmt.provenance import hash_of
 from gmmt.trackers.base import Tracker
 from gmmt.trackers.vit import keep_rate
 
+SHARE_OF_SAVING = 20  # a checkpoint is not written more often than in 20 times as long as it takes
 STAGES = ("1.1 rgb", "1.1 tir", "1.2", "2")
 
 
@@ -94,8 +96,8 @@ class Stage(nn.Module):
         grouped: dict[tuple, list[Tensor]] = {}
         names = {p: name for name, p in self.tracker.named_parameters()}
         for p in self.parameters_of(turn):
-            share = _of(self.plan.slower, names[p], 1.0)
-            begins = _of(self.plan.later, names[p], 0)
+            share = _of(self.plan.rate_share, names[p], 1.0)
+            begins = _of(self.plan.frozen_until, names[p], 0)
             grouped.setdefault((share, begins), []).append(p)
         return [
             {"params": parameters, "share": share, "begins": begins}
@@ -107,9 +109,9 @@ class Stage(nn.Module):
         till then, and so many search tokens stay.
         """
         for name, module in self.tracker.named_modules():
-            if epoch < _of(self.plan.later, name, 0):
+            if epoch < _of(self.plan.frozen_until, name, 0):
                 module.train(False)
-            elif name in self.plan.later:
+            elif name in self.plan.frozen_until:
                 module.train(True)
         if self.plan.eliminate is not None:
             self.tracker.backbone.keep_rate = keep_rate(epoch + 1, *self.plan.eliminate)
@@ -184,8 +186,8 @@ def fit(
     A process computes its share of a batch in so many `parts`, of which gradients are added up; a
     batch norm sees one part. `config` is what the run depends on: a checkpoint of another
     configuration is refused (SettingError). Every `check_every` steps the loss is looked at
-    (FloatingPointError if it is not finite) and, if `save_seconds` have passed, the checkpoint is
-    written.
+    (LossError if it is not finite) and, if `save_seconds` have passed, the checkpoint is
+    written (0: each time).
     """
     plan = stage.plan
     accelerator = accelerator or compute.accelerator(len(stage.turns) > 1)
@@ -200,7 +202,7 @@ def fit(
     model = accelerator.prepare(stage) if world > 1 else stage
 
     unseen: list[dict[str, Tensor]] = []
-    saved, epoch = time.monotonic(), -1
+    saved, saving, epoch = time.monotonic(), 0.0, -1
     bar = {"disable": not progress or not is_main, "mininterval": 5}
     # 1. A batch, the same for any number of processes.
     key = (seed, STAGES.index(stage.name))
@@ -213,8 +215,7 @@ def fit(
         record: dict[str, Tensor] = {}
         for turn, optimizer in optimizers.items():
             for group in optimizer.param_groups:
-                learns = epoch >= group["begins"]
-                group["lr"] = plan.rate_at(k) * group["share"] if learns else 0.0
+                group["lr"] = plan.rate_at(k) * group["share"]
             # 2. The gradient of this turn's loss, with noise and time steps that depend on the step
             #    alone, part by part.
             optimizer.zero_grad()
@@ -229,8 +230,12 @@ def fit(
                 for name, value in terms.items():
                     means[name] = means.get(name, 0.0) + value.detach() / parts
             record.update(means)
-            # 3. It is cut to a length of `clip`; a step.
+            # 3. It is cut to a length of `clip`; a step. What does not learn yet has no part in it.
             scaler.unscale_(optimizer)
+            for group in optimizer.param_groups:
+                if epoch < group["begins"]:
+                    for parameter in group["params"]:
+                        parameter.grad = None
             nn.utils.clip_grad_norm_(stage.parameters_of(turn), plan.clip)
             scaler.step(optimizer)
         scaler.update()
@@ -243,10 +248,13 @@ def fit(
             if is_main:
                 checkpoint.add_to_curve(path, records)
                 log(accelerator, stage.name, records, k + 1, optimizers)
-                if last or time.monotonic() - saved >= save_seconds:
+                pause = save_seconds and max(save_seconds, SHARE_OF_SAVING * saving)
+                if last or time.monotonic() - saved >= pause:
+                    begun = time.monotonic()
                     kept = [] if last else list(optimizers.values())
                     checkpoint.save(path, stage.trained(), kept, k + 1, config)
                     saved = time.monotonic()
+                    saving = saved - begun
     accelerator.wait_for_everyone()
     compute.layout(stage, device, fast=False)
     if plan.eliminate is not None:
@@ -309,7 +317,7 @@ def look_at(
     records: list[dict[str, Tensor]], step: int, stage: str, accelerator: Accelerator
 ) -> list[dict[str, float]]:
     """Returns the terms of the last steps' losses as numbers, means over all processes; raises
-    FloatingPointError if one is not finite.
+    LossError if one is not finite.
     """
     values = torch.stack([torch.stack([v.float() for v in r.values()]) for r in records])
     if accelerator.num_processes > 1:
@@ -318,5 +326,9 @@ def look_at(
     for i, record in enumerate(found):
         if not all(map(math.isfinite, record.values())):
             k = step - len(found) + i
-            raise FloatingPointError(f"stage {stage}, step {k}: the loss is {record}")
+            raise LossError(
+                f"stage {stage}, step {k}: the loss is {record}; expected finite numbers. The "
+                f"checkpoint is of an earlier step. A lower rate or norm of gradients may help: "
+                f"--set plans/{stage}/clip=0.1"
+            )
     return found

@@ -10,6 +10,7 @@ from collections import Counter
 
 import torch
 from accelerate import Accelerator
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -25,8 +26,10 @@ class Traffic(TorchDispatchMode):
     AssertionError if tensors of both devices meet.
     """
 
-    def __init__(self):
+    def __init__(self, numbers: bool):
+        """`numbers`: the device has some, as a GPU; on "meta" they are made up."""
         super().__init__()
+        self.numbers = numbers
         self.uploads, self.downloads, self.waits = Counter(), Counter(), Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -41,24 +44,42 @@ class Traffic(TorchDispatchMode):
         if name in WAITS and there:
             self.waits[name] += 1
             if name == "_local_scalar_dense":
-                return given[0].dtype.is_floating_point or True
+                return func(*args, **kwargs) if self.numbers else True
             raise AssertionError(f"{name} waits for the device: its result has no size until then")
         if name == "_to_copy":
             to = kwargs.get("device")
             if to is not None and there and torch.device(to).type == "cpu":
                 self.downloads[name] += 1
-                return torch.ones(given[0].shape, dtype=kwargs.get("dtype") or given[0].dtype)
+                if not self.numbers:
+                    return torch.ones(given[0].shape, dtype=kwargs.get("dtype") or given[0].dtype)
             if to is not None and here and torch.device(to).type != "cpu":
                 self.uploads[tuple(given[0].shape)] += 1
         elif name == "copy_" and there and given[0].device.type == "cpu":
             self.downloads[name] += 1
-            return given[0]
+            if not self.numbers:
+                return given[0]
         elif name == "copy_" and here and there:
             self.uploads[tuple(given[0].shape)] += 1
         elif here and there:
             shapes = [(v.device.type, tuple(v.shape)) for v in given]
             raise AssertionError(f"{name} is given tensors of two devices: {shapes}")
         return func(*args, **kwargs)
+
+
+class Made(TorchFunctionMode):
+    """Counts tensors that are made of numbers of the CPU, but on the device, as uploads."""
+
+    def __init__(self, traffic: Traffic):
+        super().__init__()
+        self.traffic = traffic
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
+            source = args[1] if func is torch.Tensor.new_tensor else args[0]
+            if made.device.type != "cpu" and not isinstance(source, torch.Tensor):
+                self.traffic.uploads[tuple(made.shape)] += 1
+        return made
 
 
 @contextlib.contextmanager
@@ -71,5 +92,5 @@ def device(monkeypatch, place: str):
         real = torch.autocast
         kind = type("Autocast", (), {"__new__": lambda _, kind, *a, **k: real("cpu", *a, **k)})
         monkeypatch.setattr(torch, "autocast", kind)
-    with Traffic() as traffic:
+    with Traffic(numbers=place != "meta") as traffic, Made(traffic):
         yield traffic

@@ -373,7 +373,7 @@ MUTANTS = (
     Mutant(
         "all learn from the start",
         "training.py",
-        "if epoch < _of(self.plan.later, name, 0):",
+        "if epoch < _of(self.plan.frozen_until, name, 0):",
         "if False:",
         "tests/test_samples_training.py -k later",
     ),

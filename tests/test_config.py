@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gmmt import config_file, experiment, files, predictions, provenance
+from gmmt.build import make_generator, make_tracker
 from gmmt.cli import app
 from gmmt.config import Config, Data, Part, class_of, plain, show
 from gmmt.data import loader, synthetic
@@ -77,6 +78,7 @@ def another(value, path):
 WORDS = ("name", "names", "meaning")
 """What a row is called, and told of: no result depends on it."""
 VIDEOS = (("data", "val"), ("data", "test"), ("data", "root"), ("data", "workers"))
+VIDEOS += (("data", "part"),)
 """How many videos a row is measured on, and where they are: boxes have a hash of the videos in
 their key. Who reads them is no matter.
 """
@@ -414,3 +416,28 @@ def test_no_environment_variable_changes_weights(tmp_path):
         (path,) = folder.glob("RGB-*.safetensors")
         loaded.append((path.name, path.read_bytes()))
     assert loaded[0] == loaded[1]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("plans.2.rate=-1", "greater than 0"),
+        ("plans.2.clip=0", "greater than 0"),
+        ("generator.statistics=[0, 2]", "greater than 0"),
+        ("data.samples=1", "an epoch of 1 pairs .* is less than a batch of 2"),
+        ("tracker.args.heads=5", "heads = 5 must divide dim = 64"),
+        ("tracker.args.depth=two", "tbsi_gmmt_uvit: its networks cannot be made"),
+        ("generator.target=foo", "its networks cannot be made: target must be one of"),
+        ("plans.2.steps=3", "expected steps, or epochs, one of both"),
+        ("start.kind=foo", "start, kind"),
+    ],
+)
+def test_values_that_cannot_be_are_named_before_anything_is_trained(word, told):
+    path = CONFIGS.parent / "paper" / "tbsi_gmmt_uvit.yaml"
+
+    def made():
+        config = config_file.load(path, "smoke", config_file.changes_from([word]))
+        make_generator(config, make_tracker(config).channels)
+
+    with pytest.raises(SettingError, match=told):
+        made()

@@ -19,10 +19,10 @@ from test_tracking import STILL, oracle, spot_video
 from trees import make_tree
 from typer.testing import CliRunner
 
-from gmmt import tracking
+from gmmt import checkpoint, compute, experiment, tracking
 from gmmt.cli import app
 from gmmt.data.boxes import read_boxes
-from gmmt.errors import SettingError
+from gmmt.errors import LossError, SettingError
 from gmmt.on_benchmark import LOCKS, MADE_BY, export, track_into
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,6 +184,36 @@ def test_stopped_shared_and_whole_runs_give_the_same_files(trees, trained, tmp_p
     assert re.search(r"ALL +2 ", scored)
 
 
+def test_weights_are_found_without_what_they_were_trained_on(trees, trained, tmp_path, monkeypatch):
+    """On another machine, after an update, without the training data."""
+    monkeypatch.setattr(compute, "describe", lambda _: "another machine")
+    monkeypatch.setattr(experiment, "code_hash", lambda *_: "other code")
+    elsewhere = ["data.root=/not/there" if w.startswith("data.root") else w for w in trained]
+    words = ["track", "--benchmark", "gtot", "--root", trees["gtot"], "--part"]
+    run(*words, *elsewhere, "--out", tmp_path / "a")
+    monkeypatch.undo()
+    run(*words, *trained, "--out", tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    # A training goes on there, too: its key does not tell of machine and code.
+    folder = Path(trained[trained.index("--weights") + 1])
+    (path,) = folder.glob("tbsi_gmmt_uvit-*.safetensors")
+    told = checkpoint.read_config(path)
+    assert set(told[checkpoint.TOLD]) == {"code", "machine"}
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr(compute, "describe", lambda _: "another machine")
+    run("train", *trained)
+    assert path.stat().st_mtime_ns == before
+    assert len(list(folder.glob("*.safetensors"))) == 1
+
+
+def test_a_loss_that_is_no_number_is_told(trees, trained, tmp_path):
+    words = [*trained, "--set", "plans.2.rate=1e30", "--set", "plans.2.warmup=0"]
+    words = [str(tmp_path / "w") if w.endswith("trackers") else w for w in words]
+    done = CliRunner().invoke(app, ["train", *words])
+    assert isinstance(done.exception, LossError)
+    assert "stage 2, step 1: the loss is" in str(done.exception)
+
+
 def test_what_commands_refuse(trees, trained, tmp_path):
     words = ["track", "--benchmark", "gtot", "--root", trees["gtot"]]
     assert "missing" in run(*words, *trained, fails=True)
@@ -193,7 +223,7 @@ def test_what_commands_refuse(trees, trained, tmp_path):
     untrained = [*trained, "--seed", 5]
     said = run(*words, "--part", *untrained, fails=True)
     assert "not trained yet" in said
-    assert "tbsi_gmmt_uvit (2 steps)" in said
+    assert "2 steps of stage 2 are left" in said
     config = ROOT / "configs/paper/tbsi.yaml"
     said = run("train", "--config", config, "--profile", "cpu", fails=True)
     assert "starts from official weights (tbsi); say where they are: --set start.file=FILE" in said

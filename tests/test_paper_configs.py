@@ -3,6 +3,7 @@ full size, and runs from training to a score.
 """
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ RATES = {20: (5, 0.001, 0.005, 0.00005), 100: (20, 0.001, 0.005, 0.00005)}
 
 
 def loaded(row, profile="paper", **changes):
-    with pytest.warns(UserWarning, match="without CUDA"):
+    with warnings.catch_warnings(action="ignore"):  # of a profile without CUDA
         return config_file.load(PAPER / f"{row}.yaml", profile, changes)
 
 
@@ -146,16 +147,53 @@ def test_images_and_boxes_are_the_released_ones():
         wanted = RELEASED_INPUT[kind].items()
         assert plain == {name: list(v) if isinstance(v, tuple) else v for name, v in wanted}
         data = loaded(kind).data
-        assert (data.draw, data.interval, data.negative) == ("ostrack", 200, 0)
+        assert (data.interval, data.negative) == (200, 0)
         assert (data.template_shift, data.template_scale) == (0, 0)
         assert (data.search_shift, data.search_scale) == (3, 0.25)
     config = loaded("siamese")
     assert config.reading == OFFICIAL_READING
     assert config.tracker.args["whole_pixels"] == "siamban"
     data = config.data
-    assert (data.draw, data.interval, data.negative) == ("siamban", 100, 0.2)
+    assert (data.interval, data.negative) == (100, 0.2)
     assert (data.template_shift, data.template_scale) == (4, 0.05)
     assert (data.search_shift, data.search_scale) == (64, 0.18)
+
+
+def test_what_the_released_code_adds_to_the_plans():
+    """tracking_ops.md, its facts on plans; and what differs between rows of one tracker."""
+    first = loaded("siamese").plans
+    for name in ("rgb", "tir"):
+        plan = first[f"1.1 {name}"]
+        assert plan.rate_share == {"backbone": 0.1}
+        layers = ("conv1", "bn1", "layer1")
+        later = {f"backbone.{name}.{layer}": 20 for layer in layers} | {f"backbone.{name}": 10}
+        assert plan.frozen_until == later
+    assert first["1.2"].rate_share == first["1.2"].frozen_until == {}
+    tracker = loaded("siamese").tracker.args
+    assert (tracker["mean"], tracker["std"], tracker["bgr"]) == (0, 1, True)
+    assert loaded("vipt").plans["1.2"].eliminate == (4, 20)
+    assert loaded("vipt").plans["1.2"].drop_after / 100 == 48 / 60
+    clips = {"siamese": 10.0, "vipt": 0.1, "tbsi": float("inf")}
+    starts = {"siamese": "resnet50", "vipt": "ostrack", "tbsi": "tbsi"}
+    for row in ROWS:
+        config, kind = loaded(row), kind_of(row)
+        assert config.start.kind == starts[kind]
+        for stage, plan in config.plans.items():
+            assert plan.loss == "released"
+            assert plan.clip == clips[kind]
+            if stage == "2":
+                assert plan.lam == 5
+                assert plan.rate_share == plan.frozen_until == {}
+        if config.generator is None:
+            continue
+        _, variant, network = row.split("_")
+        generator = config.generator
+        assert generator.variant == {"gmmt": "DM", "cgan": "CGAN", "raw": "RAW"}[variant]
+        assert generator.network.kind == network
+        assert generator.network.args["n_blocks"] == {"unet": 9, "uvit": 1}[network]
+        if variant == "gmmt":
+            told = (generator.target, generator.weighting, generator.track_t, generator.time)
+            assert told == ("x_0", "released", "random", "level")
 
 
 # --- from training to a score ---------------------------------------------------------------------

@@ -27,8 +27,8 @@ from gmmt.errors import GmmtError, SettingError
 KEY, N = (7, 3), 4
 H, W = 60, 80
 CROPS = CropRule(template=16, search=32, side=area_side, fill=0.0, whole_pixels="ostrack")
+SIAMBANS = CropRule(template=16, search=32, whole_pixels="siamban")
 OSTRACK = Data(
-    draw="ostrack",
     interval=10,
     template_shift=0.0,
     template_scale=0.0,
@@ -38,7 +38,6 @@ OSTRACK = Data(
 )
 SIAMBAN = replace(
     OSTRACK,
-    draw="siamban",
     negative=0.5,
     template_shift=4.0,
     template_scale=0.05,
@@ -65,9 +64,9 @@ def sequence(k, frame=None, n=24, side=12.0, **more):
     return Sequence(f"seq{k}", boxes, frame or Drawn(k), (H, W), **more)
 
 
-def sample(workers=0, data=OSTRACK, sequences=None, device="cpu"):
+def sample(workers=0, data=OSTRACK, sequences=None, device="cpu", crops=CROPS):
     data = replace(data, workers=workers)
-    return Samples(sequences or [sequence(k) for k in range(3)], CROPS, data, device)
+    return Samples(sequences or [sequence(k) for k in range(3)], crops, data, device)
 
 
 def all_of(batches):
@@ -104,21 +103,23 @@ def test_shapes_and_levels(usual):
             assert patch.max() <= 255
 
 
-@pytest.mark.parametrize("data", [OSTRACK, SIAMBAN], ids=lambda data: data.draw)
-def test_a_batch_is_its_items_drawn_one_by_one(data):
+@pytest.mark.parametrize(
+    ("data", "crops"), [(OSTRACK, CROPS), (SIAMBAN, SIAMBANS)], ids=["ostrack", "siamban"]
+)
+def test_a_batch_is_its_items_drawn_one_by_one(data, crops):
     """By hand: the generator of (key, k) draws a pair, and then cuts it."""
     sequences = [sequence(k) for k in range(3)]
     visible = [np.ones(24, bool)] * 3
-    template, search, boxes = next(sample(data=data).batches(KEY, 5, 6, N))
+    template, search, boxes = next(sample(data=data, crops=crops).batches(KEY, 5, 6, N))
     for i in range(N):
         rng = np.random.default_rng((7, 3, 5 * N + i))
         item = None
         while item is None:
-            pair = draw_pair(rng, visible, data)
+            pair = draw_pair(rng, visible, crops.whole_pixels, data)
             one, other = sequences[pair.template_sequence], sequences[pair.search_sequence]
             a, b = pair.template_frame, pair.search_frame
             frames = one.frame(a), one.boxes[a], other.frame(b), other.boxes[b]
-            if data.draw == "ostrack":
+            if crops is CROPS:
                 item = ostrack_item(rng, *frames, 16, 32, data)
             else:
                 item = siamban_item(rng, *frames, 16, 32, data, pair.negative)
@@ -129,7 +130,7 @@ def test_a_batch_is_its_items_drawn_one_by_one(data):
 
 def test_noise_beyond_the_levels_is_kept():
     """SiamBAN adds noise to its crops, and does not cut them to 0..255."""
-    batches = all_of(sample(data=SIAMBAN).batches(KEY, 0, 8, N))
+    batches = all_of(sample(data=SIAMBAN, crops=SIAMBANS).batches(KEY, 0, 8, N))
     levels = torch.cat([search.flatten() for _, search, _ in batches])
     assert levels.min() < 0
     assert levels.max() > 255

@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"hidden": 16, "dim": 32, "depth": 3, "heads": 2, "patch": 8, "template": 32, "search": 64}
 OSTRACK = Data(
     source="lasher",
-    draw="ostrack",
     negative=0.0,
     workers=0,
     **{"template_shift": 0, "template_scale": 0, "search_shift": 3, "search_scale": 0.25},
@@ -148,11 +147,13 @@ def test_losses_and_rates_are_logged_for_tensorboard(tree, tmp_path):
 
 
 def test_what_learns_later_and_slower(tree, tmp_path):
-    plan = Plan(4, epochs=4, batch=2, optimizer="sgd", changes="epochs", first=0.2, last=0.1)
-    plan = Plan(**vars(plan) | {"later": {"backbone.rgb": 2}, "slower": {"backbone": 0.1}})
+    plan = Plan(4, epochs=4, batch=2, optimizer="sgd", rate_changes="epochs", first=0.2, last=0.1)
+    plan = Plan(
+        **vars(plan) | {"frozen_until": {"backbone.rgb": 2}, "rate_share": {"backbone": 0.1}}
+    )
     torch.manual_seed(0)
     tracker, seen = Siamese(whole_pixels="siamban"), []
-    data = Data(**vars(OSTRACK) | {"draw": "siamban", "interval": 100, "search_shift": 8})
+    data = Data(**vars(OSTRACK) | {"interval": 100, "search_shift": 8})
     stage = Stage(tracker, "1.1 rgb", plan)
     weight, norm = tracker.backbone["rgb"].layers[0]
     start = {
@@ -175,9 +176,9 @@ def test_what_learns_later_and_slower(tree, tmp_path):
 
 def test_what_learns_later_at_no_rate_stays_as_it_is(tree, tmp_path):
     torch.manual_seed(0)
-    plan = Plan(2, batch=2, optimizer="sgd", slower={"backbone": 0.0})
+    plan = Plan(2, batch=2, optimizer="sgd", rate_share={"backbone": 0.0})
     tracker = Siamese(whole_pixels="siamban")
-    data = Data(**vars(OSTRACK) | {"draw": "siamban", "interval": 100, "search_shift": 8})
+    data = Data(**vars(OSTRACK) | {"interval": 100, "search_shift": 8})
     before = {name: p.detach().clone() for name, p in tracker.named_parameters()}
     stage = Stage(tracker, "1.1 rgb", plan)
     fit(stage, pairs(tree, tracker, data=data), tmp_path / "x.safetensors", **PLAIN)

@@ -27,7 +27,7 @@ def seen(*frames: int, of: int) -> np.ndarray:
 
 def draw(n: int, visible: list[np.ndarray], data: SimpleNamespace, seed: int = 0) -> list:
     rng = np.random.default_rng(seed)
-    return [draw_pair(rng, visible, data) for _ in range(n)]
+    return [draw_pair(rng, visible, data.draw, data) for _ in range(n)]
 
 
 def test_ostracks_pairs_are_the_released_ones(shared):
@@ -94,12 +94,11 @@ def test_ostrack_takes_each_sequence_that_is_long_and_visible_enough_alike():
             "none of 2 training sequences can be used: expected at least 1",
         ),
         ([], ostrack(), "none of 0 training sequences"),
-        ([np.ones(30, bool)], SimpleNamespace(draw="miniature"), "not 'miniature'"),
     ],
 )
 def test_what_cannot_be_drawn(visible, data, words):
     with pytest.raises(SettingError, match=words):
-        draw_pair(np.random.default_rng(0), visible, data)
+        draw_pair(np.random.default_rng(0), visible, data.draw, data)
 
 
 def test_siambans_frames_are_near_each_other_in_the_list_of_visible_ones():

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,9 @@ class Plan:
 
     def load(self, row: str):
         """Returns a row's configuration."""
-        return config_file.load(files.config_dir() / "paper" / f"{row}.yaml", self.profile)
+        with warnings.catch_warnings():  # a GPU need not be here, but where a job will run
+            warnings.filterwarnings("ignore", "profile .* without CUDA")
+            return config_file.load(files.config_dir() / "paper" / f"{row}.yaml", self.profile)
 
     def trained_before(self, wildcards) -> list[str]:
         """Returns the status of the row that a row of stage 2 stands on, if that is trained."""
@@ -74,9 +77,9 @@ class Plan:
         return [f"{wildcards.folder}/seed{wildcards.seed}/status/train-{base}"]
 
     def minutes(self, row: str) -> int:
-        """Returns for how long a cluster should lend a GPU to train a row."""
+        """Returns for how long a cluster should lend a GPU to train a row, and to track LasHeR."""
         hours = sum(line.hours for line in full_run.stages(self.load(row)))
-        return max(60, round(60 * SLACK * hours))
+        return round(60 * SLACK * (hours + full_run.tracking_hours("lasher")))
 
 
 def plan(config: dict) -> Plan:
@@ -94,7 +97,11 @@ def plan(config: dict) -> Plan:
     seeds = str(config.get("seeds", 0)).split(",")
     if not all(re.fullmatch(r"\s*\d+\s*", seed) for seed in seeds):
         raise SettingError(f"seeds are whole numbers with commas (0,1,2), not {config['seeds']!r}")
-    profile = config_file.resolve_profile(str(config.get("profile", "paper")))
+    profile = str(config.get("profile", "paper"))
+    if profile not in config_file.PROFILES:
+        raise SettingError(
+            f"There is no profile {profile!r}; expected one of {', '.join(config_file.PROFILES)}"
+        )
     return Plan(config, profile, tuple(map(int, seeds)), rows, benchmarks)
 
 
@@ -114,8 +121,3 @@ def _listed(config: dict, key: str, default, known) -> tuple[str, ...]:
                 f"{did_you_mean(name, known)}"
             )
     return names
-
-
-def table(scores: list[str], out: str) -> None:
-    """Writes one table of all scores, each beside what the paper prints."""
-    full_run.write([Path(path) for path in scores], Path(out))

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))  # the checkout
 from snakemake.exceptions import WorkflowError
 
 from gmmt.errors import SettingError
+from gmmt.study import full_run
 from workflow import paper
 
 try:
@@ -111,4 +112,4 @@ rule paper_table:
     output:
         f"{HERE}/paper.csv",
     run:
-        paper.table(list(input), output[0])
+        full_run.write([Path(path) for path in input], Path(output[0]))

@@ -114,12 +114,13 @@ def ostrack_item(
     template: int,
     search: int,
     data: Data,
+    wider: float = 1.0,
 ) -> Item | None:
     """Returns an item of two frames uint8 [C, H, W] with boxes [4] (x, y, w, h), or None where
     OSTrack draws another: a box has no area, or a crop shows nothing of its frame.
 
-    `template` and `search` are the crops' sides in pixels; a pixel shows as much in both. `data`
-    says how crops are moved and scaled, see jittered_box.
+    `template` and `search` are the crops' sides in pixels; a pixel of the latter shows `wider`
+    times as much. `data` says how crops are moved and scaled, see jittered_box.
     """
     # 1. Both frames are flipped, or none.
     if rng.random() < 0.5:
@@ -128,13 +129,14 @@ def ostrack_item(
         template_frame, search_frame = template_frame[:, :, ::-1], search_frame[:, :, ::-1]
 
     def crop_of(
-        frame: np.ndarray, box: np.ndarray, size: int, shift: float, scale: float
+        frame: np.ndarray, box: np.ndarray, size: int, shift: float, scale: float, more: float
     ) -> tuple[Tensor, np.ndarray] | None:
         if not _has_area(box):
             return None
         # 2. A crop about a box that is not quite the true one.
         about = jittered_box(box, rng.standard_normal(2), rng.random(2), shift, scale)
-        side = math.ceil(math.sqrt(about[2] * about[3]) * (TEMPLATE_FACTOR * size / template))
+        factor = TEMPLATE_FACTOR * size / template * more
+        side = math.ceil(math.sqrt(about[2] * about[3]) * factor)
         x1, y1 = np.round(about[:2] + about[2:] / 2 - side / 2).astype(int)  # half to even
         columns = made_of_frame(x1, side, size, frame.shape[2])
         rows = made_of_frame(y1, side, size, frame.shape[1])
@@ -148,8 +150,8 @@ def ostrack_item(
             crop, found = crop.flip(2), mirrored(found)
         return crop, found
 
-    z = crop_of(template_frame, template_box, template, data.template_shift, data.template_scale)
-    x = crop_of(search_frame, search_box, search, data.search_shift, data.search_scale)
+    z = crop_of(template_frame, template_box, template, data.template_shift, data.template_scale, 1)
+    x = crop_of(search_frame, search_box, search, data.search_shift, data.search_scale, wider)
     if z is None or x is None:
         return None
     return z[0], x[0], torch.from_numpy(x[1]).float()

@@ -62,8 +62,8 @@ class DataSet:
             some = ", ".join(missing[:10]) + ", ..." * (len(missing) > 10)
             raise SettingError(
                 f"{place}: {len(there)} of {len(names) or 'the'} sequences are there "
-                f"({self.layout['tree']}); missing: {some or 'all'}. {advice}; part=True (--part) "
-                "takes those that are there"
+                f"({self.layout['tree']}); missing: {some or 'all'}. {advice}; --part takes "
+                "those that are there (in training: --set data.part=true)"
             )
         return there
 

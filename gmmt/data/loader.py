@@ -39,14 +39,8 @@ def dataset_root(data: Data) -> Path:
 def training_pairs(data: Data, crops: CropRule, device) -> Pairs | Samples:
     """Returns what draws training batches, cut as a tracker wants, on a device.
 
-    SettingError: drawn videos have no frames enough for the released trackers' ways to draw, or a
-    data set is not there, or only in part.
+    SettingError: a data set is not there, or only in part.
     """
-    if is_drawn(data) != (data.draw == "miniature"):
-        raise SettingError(
-            f"data: source {data.source!r} with draw {data.draw!r}; expected draw: miniature for "
-            f"what is drawn ({', '.join(synthetic.SOURCES)}), ostrack or siamban for a data set"
-        )
     if is_drawn(data):
         return Pairs(*training_frames(data), crops, data, device)
     return Samples(sequences(data, data.split), crops, data, device)

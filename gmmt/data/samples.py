@@ -35,9 +35,16 @@ class Samples:
         data: Data,
         device: torch.device | str = "cpu",
     ):
-        """Takes sequences that can be pickled; draws and cuts pairs in the way that `data.draw`
-        names, "ostrack" or "siamban", in `data.workers` processes (0: in this one).
+        """Takes sequences that can be pickled; draws and cuts pairs as the released code does that
+        `crops.whole_pixels` names, in `data.workers` processes (0: in this one).
+
+        SettingError: it names none.
         """
+        if crops.whole_pixels == "no":
+            raise SettingError(
+                "pairs of a data set are drawn and cut as released code does: expected a tracker "
+                'with whole_pixels "ostrack" or "siamban", not "no"'
+            )
         self.sequences, self.crops, self.data = sequences, crops, data
         self.device = torch.device(device)
         self.visible = [
@@ -74,14 +81,15 @@ class Samples:
         """Returns pair k: template [C, t, t] and search [C, s, s] in whole levels, the box [4]."""
         rng = np.random.default_rng((*key, k))
         for _ in range(TRIES):
-            pair = draw_pair(rng, self.visible, self.data)
+            pair = draw_pair(rng, self.visible, self.crops.whole_pixels, self.data)
             frames = (
                 *self._look(pair.template_sequence, pair.template_frame),
                 *self._look(pair.search_sequence, pair.search_frame),
             )
             sides = self.crops.template, self.crops.search
-            if self.data.draw == "ostrack":
-                item, kind = ostrack_item(rng, *frames, *sides, self.data), torch.uint8
+            if self.crops.whole_pixels == "ostrack":
+                item = ostrack_item(rng, *frames, *sides, self.data, self.crops.wider)
+                kind = torch.uint8
             else:  # SiamBAN's noise goes beyond 0..255
                 item = siamban_item(rng, *frames, *sides, self.data, pair.negative)
                 kind = torch.int16

@@ -25,17 +25,17 @@ class Pair:
     negative: bool  # what the search patch shows is another target
 
 
-def draw_pair(rng: np.random.Generator, visible: Sequence[np.ndarray], data: Data) -> Pair:
-    """Returns a pair of frames, drawn in the way that `data.draw` names: "ostrack" or "siamban".
+def draw_pair(
+    rng: np.random.Generator, visible: Sequence[np.ndarray], way: str, data: Data
+) -> Pair:
+    """Returns a pair of frames, drawn in OSTrack's `way`, "ostrack", or else in SiamBAN's.
 
     `visible` says for each sequence in which of its frames [n] the target has a box. SettingError:
-    another way to draw, or no sequence serves.
+    no sequence serves.
     """
-    if data.draw == "ostrack":
+    if way == "ostrack":
         return _ostrack(rng, visible, data.interval)
-    if data.draw == "siamban":
-        return _siamban(rng, visible, data.interval, data.negative)
-    raise SettingError(f'data.draw is "ostrack" or "siamban" here, not {data.draw!r}')
+    return _siamban(rng, visible, data.interval, data.negative)
 
 
 def _ostrack(rng: np.random.Generator, visible: Sequence[np.ndarray], interval: int) -> Pair:

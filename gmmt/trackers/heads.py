@@ -108,10 +108,10 @@ def track_loss(
     """SiamBAN's loss: {"cls": balanced cross-entropy, "loc": 1 - IoU on the target's points}, but
     for all points, not 64 drawn ones; each image counts alike, on whatever process it is.
 
-    With uniform random numbers [B, S, S] it is the released one: for drawn_points, each of the
-    batch counts alike, and the IoU is (I + 1) / (U + 1) in pixels of the patch. Two things differ:
-    without positive points "loc" is 0 (the released one fails), and a batch's only positive (or
-    negative) point counts in "cls" (the released one forgets it).
+    With uniform random numbers [B, S, S] it is the released one: for drawn_points, each of this
+    process's batch counts alike, and the IoU is (I + 1) / (U + 1) in pixels of the patch. Two
+    things differ: without positive points "loc" is 0 (the released one fails), and a batch's only
+    positive (or negative) point counts in "cls" (the released one forgets it).
     """
     on_target, background = labels(boxes, cls.shape[-1], stride)
     together, more = (1, 2), 0.0

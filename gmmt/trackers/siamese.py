@@ -15,7 +15,9 @@ from gmmt.trackers.base import Streams, Tracker, TrainingStage
 from gmmt.trackers.heads import DepthwiseBAN, decode, track_loss
 
 MEAN, STD = 115.0, 64.0
-"""By which grey levels 0..255 are standardised. (SiamBAN takes them as they are.)"""
+"""By which grey levels 0..255 are standardised. (SiamBAN takes them as they are, and colours as
+blue, green, red.)
+"""
 
 
 class SmallBackbone(nn.Module):
@@ -125,6 +127,9 @@ class Siamese(Tracker):
         template: int = 32,
         search: int = 64,
         whole_pixels: str = "no",
+        mean: float = MEAN,
+        std: float = STD,
+        bgr: bool = False,
     ):
         """Makes the trackers of stages 1.1 and 1.2, and the head of stage 2.
 
@@ -142,6 +147,7 @@ class Siamese(Tracker):
             raise SettingError(f'backbone is "small" or "resnet50", not {backbone!r}')
         self.channels, self.stride = channels, make.stride
         self.crops = CropRule(template, search, whole_pixels=whole_pixels)
+        self.mean, self.std, self.bgr = mean, std, bgr
         self.backbone = nn.ModuleDict({name: make() for name in self.modalities})
 
         def neck() -> nn.Module:
@@ -159,7 +165,8 @@ class Siamese(Tracker):
 
     def modality(self, name: str, crops: Tensor) -> Tensor:
         """One modality's features, f_rgb or f_tir; a single channel is repeated to three."""
-        x = split((crops.float() - MEAN) / STD, self.modalities)[name].expand(-1, 3, -1, -1)
+        x = split((crops.float() - self.mean) / self.std, self.modalities)[name]
+        x = (x.flip(1) if self.bgr else x).expand(-1, 3, -1, -1)
         x = x.to(self.fuse.weight.dtype)
         return self.neck[name](self.backbone[name](x))
 

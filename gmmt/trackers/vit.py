@@ -125,6 +125,8 @@ class ViT(nn.Module):
                 raise SettingError(
                     f"keep maps blocks 0..{depth - 1} to shares in (0, 1], not {block} to {share}"
                 )
+        if dim % heads:
+            raise SettingError(f"heads = {heads} must divide dim = {dim}")
         self.keep_rate: float | None = None  # while training: what stands for each share below 1
         side = template // patch
         self.n_z = side**2

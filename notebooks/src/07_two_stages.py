@@ -261,6 +261,7 @@ print(f"one look in training mode, without a gradient: {len(drift)} buffers move
 # averages out the noise of single batches. Ours rises evenly and then falls by the same *factor* at each step; `Plan.rate_at` has the closed form,
 # the next cell walks there step by step.
 
+
 # %% tags=["nbval-check-output"]
 def naive_rates(epochs, warm, per_epoch):
     """The supplement's plan: an even rise from 0.001 to 0.005, then equal factors to 0.00005."""
