@@ -11,6 +11,7 @@ class Table:
     number: str  # "2" of the paper, "6" of its supplement
     folder: str  # in notebooks/results/
     rows: tuple[str, ...]
+    by_attribute: tuple[str, ...] = ()  # rows whose scores by attribute are stored, too
 
 
 TABLES: Mapping[str, Table] = {
@@ -21,6 +22,7 @@ TABLES: Mapping[str, Table] = {
             *("RGB", "TIR", "Base", "Base-long", "HEAD", "TRK", "NOISE", "RAW", "CGAN"),
             *("DM", "DM-random", "DM-released", "DM-noise", "RAW-uvit", "DM-uvit"),
         ),
+        ("Base-long", "HEAD", "RAW", "CGAN", "DM"),
     ),
     "6": Table(
         "6",
