@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -95,6 +96,12 @@ def load(path: Path, config: Mapping | None) -> tuple[int, dict[str, Tensor], li
         raise SettingError(
             f"{path}: trained with another configuration ({json.dumps(run['config'])[:200]} ...); "
             f"remove it, or name another file"
+        )
+    if config is not None and run["config"].get(TOLD) != _plain(config).get(TOLD):
+        warnings.warn(
+            f"{path}: made by other code or on another machine ({run['config'].get(TOLD)}), and "
+            "taken as it is",
+            stacklevel=2,
         )
     if run["curve"] != _hash(_curve_lines(path, done)):
         raise SettingError(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gmmt import __version__, provenance
-from gmmt.cli_benchmark import finish
+from gmmt.cli_benchmark import finish, test_videos
 from gmmt.cli_options import Data, Profile, Seed, Weights, option, place
 from gmmt.cli_score import score
 from gmmt.cli_track import track
@@ -134,9 +134,11 @@ def train(
                 "shows that it runs",
                 stacklevel=1,
             )
+        if not loader.is_drawn(row.data):
+            test_videos(row)
         trained = experiment.train(row, seed, folder, progress=True, logs=log)
         if not loader.is_drawn(row.data):
-            finish(row, seed, folder)
+            finish(trained)
             continue
         if not PartialState().is_main_process:
             continue  # of several processes one tracks and prints

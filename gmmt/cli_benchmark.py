@@ -4,6 +4,7 @@ gmmt train.
 
 import contextlib
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -43,6 +44,10 @@ def track_benchmark(task: Task, jobs: int) -> None:
     """Tracks all sequences of a data set with a trained row or official weights, in `jobs`
     processes, each on a GPU of its own as long as there are some; then says how to score them.
     """
+    if task.official is not None and (task.config is not None or task.changes):
+        raise SettingError("--official and --config name two trackers; expected one of them")
+    if str(task.out) == "-":
+        raise SettingError("--out of a data set is a folder, not standard output")
     if jobs > 1:
         _share(task, jobs)
     folder, names = _track(task)
@@ -51,10 +56,11 @@ def track_benchmark(task: Task, jobs: int) -> None:
 
         export(folder, names, task.benchmark, folder.name.rpartition("-")[0], task.export)
         typer.echo(f"for the toolkit of {task.benchmark}: {task.export}")
-    score = f"gmmt score {folder} --benchmark {task.benchmark}"
+    score = ["gmmt", "score", str(folder), "--benchmark", task.benchmark]
     if task.root is not None:
-        score += f" --root {task.root}" + " --part" * task.part
-    typer.echo(f"{len(names)} sequences in {folder}; score them: {score}")
+        score += ["--root", str(task.root)] + ["--part"] * task.part
+        score += [] if task.split is None else ["--split", task.split]
+    typer.echo(f"{len(names)} sequences in {folder}; score them: {shlex.join(score)}")
 
 
 def _share(task: Task, jobs: int) -> None:
@@ -96,7 +102,7 @@ def _track(task: Task, progress: bool = True) -> tuple[Path, list[str]]:
     from gmmt.files import data_dir
     from gmmt.on_benchmark import track_into
 
-    root = task.root or data_dir() / task.benchmark
+    root = (task.root or data_dir() / task.benchmark).expanduser()
     videos = open_dataset(task.benchmark, root, task.split or "test", task.part)
     tracker, mode, reading, threads, name, made_by = _tracker(task)
     made_by |= {"benchmark": task.benchmark, "split": task.split or "test", "mode": mode}
@@ -110,7 +116,7 @@ def _track(task: Task, progress: bool = True) -> tuple[Path, list[str]]:
         compute.halve(tracker)
     options = {"steps": task.steps, "reading": reading, "fast": task.fast, "threads": threads}
     track_into(folder, tracker, mode, videos, made_by, progress=progress, **options)
-    if task.out is None and plain:
+    if task.out is None and plain and task.official is None:
         link_to(folder)
     return folder, [video.name for video in videos]
 
@@ -150,12 +156,19 @@ def trained_tracker(config, seed: int, folder: Path) -> tuple:
     """Returns (tracker, mode, reading, threads, name, what it is made of) of a trained row;
     SettingError: it is not trained.
     """
-    from gmmt import compute, experiment
+    from gmmt import experiment
+
+    return _as_tracked(experiment.load(config, seed, folder))
+
+
+def _as_tracked(trained) -> tuple:
+    """Returns the same of a row that was trained or loaded."""
+    from gmmt import compute
     from gmmt.config import module_of, plain
     from gmmt.provenance import code_hash
     from gmmt.tracking import Reading
 
-    trained = experiment.load(config, seed, folder)
+    config = trained.config
     made_by = {"weights": dict(trained.keys), "reading": plain(config.reading)}
     made_by["device"] = compute.device().type  # a GPU's noise is another
     made_by["code"] = code_hash(*CODE, module_of(config.tracker))
@@ -164,7 +177,26 @@ def trained_tracker(config, seed: int, folder: Path) -> tuple:
     return trained.tracker, trained.mode, reading, config.compute.threads, name, made_by
 
 
-def finish(config, seed: int, folder: Path) -> None:
+def test_videos(config) -> tuple[str, list]:
+    """Returns name and videos of the split that a row is tested on; none if it is trained on it.
+
+    SettingError: they are not there, or what reads a score map makes no sense: to be seen before a
+    training of days.
+    """
+    from gmmt.data import loader
+    from gmmt.data.datasets import open_dataset
+    from gmmt.data.layouts import dataset
+    from gmmt.tracking import Reading
+
+    Reading(**config.reading)
+    data, root = config.data, loader.dataset_root(config.data)
+    test = dataset(data.source, root).split("test")
+    if test == dataset(data.source, root).split(data.split):
+        return test, []
+    return test, open_dataset(data.source, root, test, data.part)
+
+
+def finish(trained) -> None:
     """Tracks and scores the test videos of the data set that a row was trained on. Every process of
     a run takes its part; the first one scores.
     """
@@ -173,19 +205,19 @@ def finish(config, seed: int, folder: Path) -> None:
     from gmmt import metrics, results
     from gmmt.cli_score import print_scores
     from gmmt.data import loader
-    from gmmt.data.datasets import dataset, dataset_truth, open_dataset
+    from gmmt.data.datasets import dataset_truth
     from gmmt.on_benchmark import track_into
     from gmmt.protocol import PROTOCOLS
     from gmmt.sanity import read_results
 
+    config, folder = trained.config, trained.folder
     data, root = config.data, loader.dataset_root(config.data)
-    test = dataset(data.source, root).split("test")
-    if test == dataset(data.source, root).split(data.split):
+    test, videos = test_videos(config)
+    if not videos:
         typer.echo(f"{data.source} has no videos that {config.name} was not trained on: no score")
         return
-    tracker, mode, reading, threads, name, made_by = trained_tracker(config, seed, folder)
+    tracker, mode, reading, threads, name, made_by = _as_tracked(trained)
     made_by |= {"benchmark": data.source, "split": test, "mode": mode, "steps": 1, "fast": False}
-    videos = open_dataset(data.source, root, test, data.part)
     place = folder.parent / "results" / data.source / name
     main = PartialState().is_main_process
     options = {"reading": reading, "threads": threads, "progress": main}

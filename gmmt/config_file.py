@@ -19,6 +19,7 @@ from gmmt import files
 from gmmt.config import FIELDS, NOTHING, Config, resolve
 from gmmt.errors import SettingError, did_you_mean
 
+STAGES = ("1.1 rgb", "1.1 tir", "1.2", "2")
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest; `auto` stands for one of them."""
 
@@ -79,9 +80,9 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     """Returns a tree of fields with those of `changes` in it; mappings are merged field by field,
     anything else is replaced.
     """
-    merged = dict(tree)
+    merged = {str(name): value for name, value in tree.items()}  # YAML reads 1.2 as a number
     for name, value in changes.items():
-        before = merged.get(name)
+        name, before = str(name), merged.get(str(name))
         both = isinstance(before, Mapping) and isinstance(value, Mapping)
         merged[name] = merge(before, value) if both else value
     return merged
@@ -127,6 +128,12 @@ def _only_stages(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     tree = dict(tree)
     tree.pop("choice_of", None)
     stages = tree.get("stages") or []
+    for stage in merge({}, tree.get("plans") or {}):
+        if stage not in STAGES:
+            raise SettingError(
+                f"{path}: plans: there is no stage {stage!r}; expected some of "
+                f"{', '.join(STAGES)} (--set plans/1.2/epochs=7: slashes, as the name has a dot)"
+            )
     for name in ("plans", "names"):
         own = tree.get(name) or {}
         missing = [stage for stage in stages if stage not in own]
@@ -171,7 +178,8 @@ def changes_from(words: Sequence[str]) -> dict[str, Any]:
         names = path.split("/") if "/" in path else path.split(".")
         if not equals or not all(names):
             raise SettingError(f"--set wants a field and a value (plans.2.lam=3), not {word!r}")
-        branch: Any = yaml.safe_load(text)
+        is_path = names[-1] in ("root", "file")  # which is no YAML: it may hold any sign
+        branch: Any = text if is_path else yaml.safe_load(text)
         for name in reversed(names):
             branch = {name: branch}
         tree = merge(tree, branch)

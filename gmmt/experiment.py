@@ -78,6 +78,8 @@ def train(
     work together.
     """
     folder = Path(folder)
+    if not config.stages:  # official weights alone
+        return load(config, seed, folder)
     whats = what_decides(config, seed)
     keys = {stage: key_of(what) for stage, what in whats.items()}
     with compute.threads(config.compute.threads), torch.random.fork_rng(devices=[]):
@@ -211,6 +213,10 @@ def _kept(config: Config, seed: int, folder: Path) -> dict[str, str]:
         told = checkpoint.read_config(path)
         if all(told.get(field) == value for field, value in asked.items()):
             found.append(path)
+    if len(found) > 1:  # on other videos: those that are here say which
+        with contextlib.suppress(SettingError):
+            key = key_of(what_decides(config, seed)[last])
+            found = [path for path in found if path.stem == f"{name}-{key}"] or found
     if len(found) > 1:
         raise SettingError(
             f"{folder}: {len(found)} trainings of {name} fit ({', '.join(p.name for p in found)}); "

@@ -44,7 +44,7 @@ def track_into(
     or cannot be written.
     """
     claim(folder, made_by)
-    left = [video for video in videos if not _file(folder, video).is_file()]
+    left = [video for video in videos if not _is_done(folder, video)]
     bar = tqdm(total=len(videos), initial=len(videos) - len(left), disable=not progress)
     bar.set_description(f"track {folder.name}")
     options = {"steps": steps, "reading": reading, "fast": fast}
@@ -55,7 +55,7 @@ def track_into(
                 with _alone(folder, video, patience) as mine:
                     if not mine:
                         continue
-                    if not _file(folder, video).is_file():
+                    if not _is_done(folder, video):
                         found = tracking.track(tracker, mode, video, **options)
                         write_results({video.name: np.array([box for box, _ in found])}, folder)
                     left.remove(video)
@@ -83,8 +83,10 @@ def claim(folder: Path, made_by: Mapping) -> None:
         )
 
 
-def _file(folder: Path, video: Video) -> Path:
-    return folder / f"{video.name}.txt"
+def _is_done(folder: Path, video: Video) -> bool:
+    """Whether a video has a result file with a row for each frame that it has by now."""
+    path = folder / f"{video.name}.txt"
+    return path.is_file() and path.read_bytes().count(b"\n") == len(video)
 
 
 @contextmanager

@@ -429,6 +429,8 @@ def test_no_environment_variable_changes_weights(tmp_path):
         ("tracker.args.depth=two", "tbsi_gmmt_uvit: its networks cannot be made"),
         ("generator.target=foo", "its networks cannot be made: target must be one of"),
         ("plans.2.steps=3", "expected steps, or epochs, one of both"),
+        ("plans.1.2.epochs=7", "there is no stage '1'; expected some of"),
+        ("plans.3.lam=3", "there is no stage '3'"),
         ("start.kind=foo", "start, kind"),
     ],
 )
@@ -441,3 +443,19 @@ def test_values_that_cannot_be_are_named_before_anything_is_trained(word, told):
 
     with pytest.raises(SettingError, match=told):
         made()
+
+
+def test_numbers_as_names_of_stages_are_read_as_text(tmp_path):
+    """YAML reads 2: and 1.2: as numbers."""
+    base = CONFIGS.parent / "paper" / "vipt_gmmt_uvit.yaml"
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {base}\nplans: {{2: {{lam: 3}}, 1.2: {{rate: 0.5}}}}\n")
+    plans = config_file.load(path, "smoke").plans
+    assert (plans["2"].lam, plans["1.2"].rate) == (3, 0.5)
+
+
+def test_paths_are_no_yaml():
+    tree = config_file.changes_from(["data.root=/data/LasHeR #2", "start.file=0755", "seed=0755"])
+    assert tree["data"]["root"] == "/data/LasHeR #2"
+    assert tree["start"]["file"] == "0755"
+    assert tree["seed"] == 493

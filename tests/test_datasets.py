@@ -122,7 +122,7 @@ def test_the_public_lists_give_979_and_245(tmp_path):
     assert tuple(data.folders("test", part=False)) == sequence_names("lasher")
     assert not data.folders("train", False).keys() & data.folders("test", False).keys()
     shutil.rmtree(tmp_path / "testingset" / "blackdown")
-    with pytest.raises(SettingError, match=r"244 of 245 .*; missing: blackdown\. .*part=True"):
+    with pytest.raises(SettingError, match=r"244 of 245 .*; missing: blackdown\. .*--part takes"):
         open_dataset("lasher", tmp_path, "test")
 
 

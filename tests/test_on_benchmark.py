@@ -52,6 +52,16 @@ def test_what_is_there_is_not_tracked_again(tmp_path):
     assert len(track(tmp_path / "a", some).seen) == 5
 
 
+def test_a_file_with_other_frames_than_its_video_is_made_anew(tmp_path):
+    some = videos(1)
+    track(tmp_path / "a", some)
+    path = tmp_path / "a" / "v0.txt"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    assert len(track(tmp_path / "a", some).seen) == 5
+    assert path.read_text() == whole
+
+
 def test_a_killed_run_leaves_whole_files_and_the_next_one_goes_on(tmp_path):
     class Killed(type(oracle())):
         def search(self, *args, **options):
@@ -201,7 +211,8 @@ def test_weights_are_found_without_what_they_were_trained_on(trees, trained, tmp
     assert set(told[checkpoint.TOLD]) == {"code", "machine"}
     before = path.stat().st_mtime_ns
     monkeypatch.setattr(compute, "describe", lambda _: "another machine")
-    run("train", *trained)
+    with pytest.warns(UserWarning, match="made by other code or on another machine"):
+        run("train", *trained)
     assert path.stat().st_mtime_ns == before
     assert len(list(folder.glob("*.safetensors"))) == 1
 

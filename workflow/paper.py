@@ -67,6 +67,11 @@ class Plan:
             warnings.filterwarnings("ignore", "profile .* without CUDA")
             return config_file.load(files.config_dir() / "paper" / f"{row}.yaml", self.profile)
 
+    def files_of(self, row: str) -> list[str]:
+        """Returns the files in which a row's configuration stands: its own, and all bases."""
+        folder = files.config_dir() / "paper"
+        return [(folder / f"{row}.yaml").as_posix(), *map(str, sorted(folder.glob("_*.yaml")))]
+
     def trained_before(self, wildcards) -> list[str]:
         """Returns the status of the row that a row of stage 2 stands on, if that is trained."""
         config = self.load(wildcards.row)

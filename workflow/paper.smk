@@ -54,6 +54,7 @@ rule train_row:
     input:
         lambda wildcards: f"{wildcards.folder}/status/verify-lasher",
         lambda wildcards: PLAN.trained_before(wildcards),
+        lambda wildcards: PLAN.files_of(wildcards.row),
     output:
         touch(f"{RUN}/status/train-{{row}}"),
     params:
