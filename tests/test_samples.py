@@ -283,6 +283,7 @@ def test_a_training_that_stops_early_leaves_no_process():
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
 sys.path.insert(0, "tests")
 from test_samples import KEY, N, sample
 import multiprocessing
