@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gmmt.cli_options import option
-from gmmt.errors import ResultFileError, SettingError
+from gmmt.errors import SettingError
 from gmmt.files import check_writable
 
 
@@ -61,6 +61,7 @@ def score(
 ) -> None:
     """Score folders of result files by a benchmark's official protocol: PR, NPR, SR in percent."""
     from gmmt import metrics, protocol, results
+    from gmmt.sanity import read_results
 
     names = _names(folders, tracker or [])
     official = protocol.PROTOCOLS[benchmark]
@@ -81,7 +82,7 @@ def score(
     if by is not None and not truth.attributes:
         raise SettingError(f"{root}: holds no attributes of sequences; --by cannot tell them apart")
     for name, folder in zip(names, folders, strict=True):
-        boxes = _results(folder, truth, prefix, check)
+        boxes = read_results(folder, truth, prefix, check)
         measured[name] = metrics.measure(boxes, truth.boxes, chosen)
     scored = {name: metrics.score_frames(frames, chosen) for name, frames in measured.items()}
     rows = results.comparison(scored, truth, by is not None, bootstrap)
@@ -118,28 +119,6 @@ def _truth(benchmark: str, root: Path | None, split: str | None, part: bool):
     if benchmark == "vtuav":
         raise SettingError("the ground truth of vtuav is in its own folder alone: --root DIR")
     return ground_truth(benchmark)
-
-
-def _results(folder: Path, truth, prefix: str | None, check: bool) -> dict:
-    """The boxes in a folder of results, a row for each row of ground truth."""
-    from gmmt import sanity
-    from gmmt.data.result_folders import read_result_files
-
-    if not truth.annotated:
-        return sanity.read_results(folder, truth, prefix, check)
-    boxes = {}
-    for name, file in read_result_files(folder, truth.sequences, prefix).items():
-        frames, rows = truth.annotated[name], file.boxes
-        if len(rows) not in (len(frames), frames.sum()):
-            raise ResultFileError(
-                f"{folder}: sequence {name!r} has {len(rows)} rows; expected {len(frames)}, one "
-                f"for each frame from the first box on, or {frames.sum()}, one for each that is "
-                "annotated"
-            )
-        boxes[name] = rows[frames] if len(rows) == len(frames) else rows
-    if check:
-        sanity.check_results(boxes, truth.boxes)
-    return boxes
 
 
 def _names(folders: list[Path], given: list[str]) -> list[str]:

@@ -49,7 +49,8 @@ FORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 def read_results(
     folder: Path | str, truth: GroundTruth, prefix: str | None = None, check: bool = True
 ) -> dict[str, np.ndarray]:
-    """The boxes [n, 4] (x, y, w, h) of every sequence of a benchmark, from a folder of results.
+    """The boxes [n, 4] (x, y, w, h) of every sequence of a benchmark, from a folder of results: a
+    row for each row of ground truth.
 
     `prefix` stands before the names in the folder; None: found by itself. Without `check` boxes are
     taken as they are. Errors as of `result_files`, `read_box_file` and `check_results`.
@@ -57,8 +58,24 @@ def read_results(
     files = read_result_files(folder, truth.sequences, prefix)
     if check:
         check_blank_lines(files, truth.boxes)
-        check_results({name: file.boxes for name, file in files.items()}, truth.boxes)
-    return {name: file.boxes for name, file in files.items()}
+    boxes = {name: file.boxes for name, file in files.items()}
+    for name, frames in truth.annotated.items():
+        boxes[name] = _annotated(boxes[name], frames, f"{folder}: sequence {name!r}")
+    if check:
+        check_results(boxes, truth.boxes)
+    return boxes
+
+
+def _annotated(rows: np.ndarray, frames: np.ndarray, where: str) -> np.ndarray:
+    """The rows of annotated frames (bool [n]), of a file for each frame or for those alone."""
+    if len(rows) == len(frames):
+        return rows[frames]
+    if len(rows) == frames.sum():
+        return rows
+    raise ResultFileError(
+        f"{where} has {len(rows)} rows; expected {len(frames)}, one for each frame from the first "
+        f"box on, or {frames.sum()}, one for each that is annotated"
+    )
 
 
 def check_blank_lines(files: Mapping[str, BoxFile], truths: Truths) -> None:
