@@ -54,7 +54,7 @@ def track_benchmark(task: Task, jobs: int) -> None:
     if task.export is not None:
         from gmmt.on_benchmark import export
 
-        export(folder, names, task.benchmark, folder.name.rpartition("-")[0], task.export)
+        export(folder, names, task.benchmark, folder.resolve().name, task.export)
         typer.echo(f"for the toolkit of {task.benchmark}: {task.export}")
     score = ["gmmt", "score", str(folder), "--benchmark", task.benchmark]
     if task.root is not None:

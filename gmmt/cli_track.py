@@ -51,7 +51,11 @@ def track(
     ] = None,
     jobs: Annotated[int, option("Of a data set: processes that share the work.", min=1)] = 1,
     export: Annotated[
-        Path | None, option("Of a data set: also write files that its own toolkit reads, here.")
+        Path | None,
+        option(
+            "Of a data set: also write files that its own toolkit reads, here; the tracker's name "
+            "in theirs is that of the folder of results."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
