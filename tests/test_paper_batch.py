@@ -122,16 +122,21 @@ def test_settings_of_the_batch():
 
 
 def test_scores_stand_beside_what_is_printed(tmp_path):
-    path = tmp_path / "tbsi_gmmt_unet-lasher.csv"
+    paths = [
+        tmp_path / seed / "scores" / "tbsi_gmmt_unet-lasher.csv" for seed in ("seed0", "seed12")
+    ]
     columns = "benchmark,tracker,subset,metric,value,low,high,n_sequences"
     rows = [f"lasher,tbsi_gmmt_unet,ALL,{m},50.0,49.0,51.0,245" for m in ("PR", "NPR", "SR")]
     rows.append("lasher,tbsi_gmmt_unet,NO,PR,50.0,49.0,51.0,20")
-    path.write_text("\n".join([columns, *rows]) + "\n")
-    full_run.write([path], tmp_path / "paper.csv")
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join([columns, *rows]) + "\n")
+    full_run.write(paths, tmp_path / "paper.csv")
     table = pd.read_csv(tmp_path / "paper.csv", dtype=str)
-    assert table["printed"].tolist() == ["70.7", "67.0", "56.6"]
+    assert table["seed"].tolist() == ["0"] * 3 + ["12"] * 3
+    assert table["printed"].tolist() == ["70.7", "67.0", "56.6"] * 2
     assert set(table["printed_in"]) == {"paper Table 1, supp Table 6"}
-    assert table["value"].tolist() == ["50.000000"] * 3
+    assert table["value"].tolist() == ["50.000000"] * 6
 
 
 def test_hours_are_steps_times_work_over_speed():

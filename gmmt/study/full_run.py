@@ -22,7 +22,7 @@ FRAMES_A_SECOND = 18
 """That the paper tracks, on an RTX 3090 Ti (Self-Analysis)."""
 PAIRS_A_SECOND = 200
 """That a core reads and cuts, of 640 x 480 JPEGs (python -m benchmarks loader: 207)."""
-COLUMNS = ("row", "method", *TABLE_COLUMNS, "printed", "printed_in")
+COLUMNS = ("row", "seed", "method", *TABLE_COLUMNS, "printed", "printed_in")
 NAMES = {"lasher": "LasHeR", "rgbt234": "RGBT234", "gtot": "GTOT"}
 """Benchmarks as the paper's tables call them."""
 ALSO = {"TBSI+GMMT(U)": "TBSI+GMMT", "ViPT*+GMMT(V)": "ViPT*+GMMT"}
@@ -128,7 +128,7 @@ def work(config: Config, name: str) -> tuple[float, float]:
 
 def beside_the_paper(scores: list[Path]):
     """Returns one table (COLUMNS) of files that `gmmt score --out` wrote, named ROW-BENCHMARK.csv
-    in SEED/scores: each score beside the number that the paper prints, if it does.
+    in seedN/scores: each score beside the number that the paper prints, if it does.
     """
     import pandas as pd
 
@@ -137,7 +137,7 @@ def beside_the_paper(scores: list[Path]):
 
     printed, rows = published(), []
     for path in scores:
-        found = pd.read_csv(path)
+        found, seed = pd.read_csv(path), path.parents[1].name.removeprefix("seed")
         for _, line in found[found["subset"] == "ALL"].iterrows():
             row = line["tracker"]
             method = load(config_dir() / "paper" / f"{row}.yaml", "cpu").meaning
@@ -151,8 +151,8 @@ def beside_the_paper(scores: list[Path]):
             value, source = "", ""
             if len(there):
                 value, source = there["value"].iloc[0], ", ".join(there["source"])
-            rows.append({"row": row, "method": method, **line, "printed": value})
-            rows[-1]["printed_in"] = source
+            here = {"row": row, "seed": seed, "method": method, **line}
+            rows.append({**here, "printed": value, "printed_in": source})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
